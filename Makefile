@@ -1,0 +1,36 @@
+# Each target sets up what it needs in .venv; a second call finds the stamp files and starts at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BASE := $(VENV)/base.stamp
+DEV := $(VENV)/dev.stamp
+
+.PHONY: setup demo test lint clean
+
+setup: $(BASE)
+
+$(BASE): pyproject.toml
+	@echo "Installing into $(VENV), once; this takes a minute or two"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+# What the tests need on top of it (torch among them) is not installed for the demo.
+$(DEV): $(BASE)
+	@echo "Installing what the tests need into $(VENV), once; this takes a minute or two"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,eval]"
+	touch $@
+
+demo: $(BASE)
+	$(BIN)/pure restore pure_jax/assets/demo/sample.png demo.png
+	@echo "The restored picture is $(CURDIR)/demo.png (before: pure_jax/assets/demo/sample.png)"
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) build *.egg-info demo.png .pytest_cache .mypy_cache .ruff_cache .hypothesis
