@@ -1,0 +1,48 @@
+"""pure-jax: restoring real-world low-quality photographs with autoregressive multimodal models, in JAX and Flax.
+
+    model = pure_jax.load()            # the embedded demo model, or load("path")
+    codes = model.encode(image)        # uint8 [H, W, 3] -> int32 [H / stride, W / stride]
+    image = model.decode(codes)        # int32 [h, w] -> uint8 [stride * h, stride * w, 3]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pure_jax.errors import PureError
+
+if TYPE_CHECKING:
+    from pure_jax.checkpoint import load, save
+    from pure_jax.config import ModelConfig, SamplingConfig, TransformerConfig, VQGANConfig
+    from pure_jax.model import Model
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load": "pure_jax.checkpoint",
+    "save": "pure_jax.checkpoint",
+    "Model": "pure_jax.model",
+    "ModelConfig": "pure_jax.config",
+    "SamplingConfig": "pure_jax.config",
+    "TransformerConfig": "pure_jax.config",
+    "VQGANConfig": "pure_jax.config",
+}
+__all__ = [
+    "Model",
+    "ModelConfig",
+    "PureError",
+    "SamplingConfig",
+    "TransformerConfig",
+    "VQGANConfig",
+    "load",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that `import pure_jax` and `pure --help` stay quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pure_jax' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)
