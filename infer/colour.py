@@ -1,0 +1,77 @@
+"""Colour fixes: give a restored picture the colours of its low-quality source while keeping the new detail.
+
+Both act on encoded RGB and change no pixel's neighbourhood relation beyond what their statistics say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+WAVELET_LEVELS = 5
+
+
+def wavelet_fix(image: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Replace the low frequencies of `image` by those of `source`, with a five-level a-trous wavelet transform.
+
+    Both [H, W, 3] of one size, uint8 0..255 or float 0..1. Returns float32 [H, W, 3], clipped to 0..1. Raises
+    ValueError if the shapes differ. Source: the wavelet colour fix of StableSR, as the PURE scripts use it.
+    """
+    image, source = _same_size(image, source)
+    # high(image) + low(source) = image - low(image) + low(source), and the transform is linear: one pass is enough.
+    low = source - image
+    for level in range(WAVELET_LEVELS):
+        low = _blur(_blur(low, 2**level, axis=0), 2**level, axis=1)
+    return np.clip(image + low, 0.0, 1.0)
+
+
+def adain_fix(image: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Give each channel of `image` the mean and standard deviation of that channel of `source`.
+
+    Shapes, dtypes, ranges and errors as in `wavelet_fix`. The variance is the unbiased one plus 1e-5.
+    Source: adaptive instance normalisation (Huang and Belongie 2017), applied to pixels.
+    """
+    image, source = _same_size(image, source)
+    mean, deviation = _statistics(image)
+    source_mean, source_deviation = _statistics(source)
+    return np.clip((image - mean) / deviation * source_deviation + source_mean, 0.0, 1.0)
+
+
+def no_fix(image: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Leave the colours alone. Shapes, dtypes, ranges and errors as in `wavelet_fix`."""
+    return np.clip(_same_size(image, source)[0], 0.0, 1.0)
+
+
+COLOUR_FIXES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "none": no_fix,
+    "wavelet": wavelet_fix,
+    "adain": adain_fix,
+}
+
+
+def _same_size(image: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if image.shape != source.shape:
+        raise ValueError(f"image {image.shape} and source {source.shape} must have the same shape")
+    return _unit_range(image), _unit_range(source)
+
+
+def _unit_range(image: np.ndarray) -> np.ndarray:
+    """float32 0..1."""
+    return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image.astype(np.float32)
+
+
+def _blur(image: np.ndarray, radius: int, axis: int) -> np.ndarray:
+    """Convolve one axis with [1/4, 1/2, 1/4], taps `radius` pixels apart; the border pixels are repeated outwards."""
+    length = image.shape[axis]
+    place = np.arange(length)
+    before = np.take(image, np.maximum(place - radius, 0), axis)
+    after = np.take(image, np.minimum(place + radius, length - 1), axis)
+    return 0.25 * before + 0.5 * image + 0.25 * after
+
+
+def _statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per channel, float32 [3]; summed in float64, as large pictures need."""
+    mean = image.mean(axis=(0, 1), dtype=np.float64)
+    variance = image.var(axis=(0, 1), dtype=np.float64, ddof=1)
+    return mean.astype(np.float32), np.sqrt(variance + 1e-5).astype(np.float32)
