@@ -1,0 +1,281 @@
+"""Measure a restorer on pairs of low-quality and ground-truth pictures, beside bicubic and the tokenizer's round trip.
+
+The bicubic row says what one gets for nothing; the round trip says what the tokenizer lets through at best.
+"""
+
+import csv
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from PIL import Image
+
+from infer.metrics import Pixels, psnr_y, ssim_y
+from infer.niqe import NiqeParams, niqe
+from infer.perceptual import NAME as PERCEPTUAL_NAME
+from infer.perceptual import perceptual_distance
+from pure_jax.errors import PureError
+
+METHODS = ("bicubic", "VQGAN round trip", "ours")
+_COLUMNS = {  # field of Row: title (the arrow points to better), digits
+    "psnr_y": ("PSNR-Y [dB] ↑", 2),
+    "ssim_y": ("SSIM-Y ↑", 4),
+    "perceptual": (f"{PERCEPTUAL_NAME} ↓", 4),
+    "niqe": ("NIQE ↓", 3),
+}
+_compiled_distance = jax.jit(perceptual_distance)
+_PADDING_UNIT = 32  # a multiple of every tokenizer's stride (4, 8 or 16)
+_BROKEN_FILE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises on bad files
+
+
+class Tokenizer(Protocol):
+    """The part of a model that this file needs; sides of the image are multiples of the stride."""
+
+    def encode(self, image: Any) -> Any:
+        """uint8 [H, W, 3] -> int32 [h, w]."""
+
+    def decode(self, codes: Any) -> Any:
+        """int32 [h, w] -> uint8 [H, W, 3]."""
+
+
+class Restorer(Protocol):
+    """What is measured."""
+
+    @property
+    def model(self) -> Tokenizer:
+        """The model, for the round trip through its tokenizer."""
+
+    def restore(self, image: Image.Image, *, scale: int, seed: int) -> Any:
+        """RGB image -> a result whose `.image` is an RGB image `scale` times as large."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one image. None where a value does not exist: no ground truth, no weights, image too small."""
+
+    image: str
+    method: str
+    psnr_y: float | None
+    ssim_y: float | None
+    perceptual: float | None
+    niqe: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Rows in the order of the images' names, then of METHODS; one sentence per skipped pair and per missing value."""
+
+    rows: tuple[Row, ...]
+    skipped: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def images(self) -> int:
+        """Number of images measured."""
+        return len({row.image for row in self.rows})
+
+    def mean(self, method: str, column: str) -> float | None:
+        """Mean of one column ("psnr_y", "ssim_y", "perceptual" or "niqe") over the images that have it, or None."""
+        values = [getattr(row, column) for row in self.rows if row.method == method]
+        present = [value for value in values if value is not None]
+        return float(np.mean(present)) if present else None
+
+
+def evaluate(
+    pairs: Path,
+    restorer: Restorer,
+    *,
+    scale: int = 4,
+    seed: int = 0,
+    perceptual_params: Any | None = None,
+    niqe_params: NiqeParams | None = None,
+    save_images: Path | None = None,
+    on_image: Callable[[int, int, str], None] | None = None,
+) -> Evaluation:
+    """Restore every low-quality picture of a folder and measure the result.
+
+    Args:
+        pairs: folder with `lq/NAME.png` and, where known, `gt/NAME.png`, exactly `scale` times as large.
+        restorer: what is measured; also its tokenizer's round trip of the ground truth is.
+        scale: enlargement.
+        seed: passed to every restoration.
+        perceptual_params: of `infer.perceptual.load_params`; without it that column is empty.
+        niqe_params: of `infer.niqe.load_niqe_params`; without it that column is empty.
+        save_images: folder for NAME.png with [bicubic | ours | ground truth] side by side.
+        on_image: called before each image with the number of images done, their total and the name.
+
+    Returns:
+        The rows. A pair that cannot be read, does not fit or cannot be restored is named in `skipped`; the rest go on.
+
+    Raises:
+        PureError: no such folder, nothing could be evaluated, or `save_images` cannot be written.
+    """
+    names, skipped = _list_pairs(pairs)
+    if save_images is not None:
+        _make_folder(save_images)
+    rows: list[Row] = []
+    remarks: list[str] = []
+    for index, name in enumerate(names):
+        if on_image is not None:
+            on_image(index, len(names), name)
+        try:
+            lq, gt = _read_pair(pairs, name, scale)
+            pictures = _pictures(lq, gt, restorer, scale, seed)
+        except PureError as error:
+            skipped.append(f"{name}: {error}")
+            continue
+        for method, picture in pictures.items():
+            row, remark = _measure(name, method, picture, gt, perceptual_params, niqe_params)
+            rows.append(row)
+            remarks += remark
+        if save_images is not None:
+            shown = [pictures["bicubic"], pictures["ours"]] + ([gt] if gt is not None else [])
+            with _replacing(save_images / f"{name}.png") as temporary:
+                Image.fromarray(np.concatenate(shown, axis=1)).save(temporary, format="PNG")
+    if not rows:
+        raise PureError(f"no pair in {pairs} could be evaluated: {skipped[-1]}")
+    return Evaluation(tuple(rows), tuple(skipped), tuple(remarks))
+
+
+def format_table(result: Evaluation) -> str:
+    """Markdown table, aligned to be read as plain text: means per method, number of images, what was skipped."""
+    header = ["method", *(title for title, _ in _COLUMNS.values())]
+    body = [
+        [method, *(_number(result.mean(method, column), digits) for column, (_, digits) in _COLUMNS.items())]
+        for method in METHODS
+    ]
+    widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
+        return f"| {' | '.join(padded)} |"
+
+    rule = f"|{'-' * (widths[0] + 2)}|" + "".join(f"{'-' * (w + 1)}:|" for w in widths[1:])
+    paired = len({row.image for row in result.rows if row.psnr_y is not None})
+    images = "1 image" if result.images == 1 else f"{result.images} images"
+    notes = [f"Means over {images}, {paired} with ground truth (only NIQE of bicubic and ours can do without)."]
+    notes += [f"Skipped {sentence}" for sentence in result.skipped]
+    return "\n".join([line(header), rule, *(line(cells) for cells in body), "", *notes, *result.remarks])
+
+
+def write_csv(result: Evaluation, path: Path) -> None:
+    """Write the rows as image,method,psnr_y,ssim_y,perceptual,niqe; empty where a value is missing. All or nothing.
+
+    Raises:
+        PureError: the file cannot be written.
+    """
+    with _replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "method", *_COLUMNS])
+        for row in result.rows:
+            writer.writerow([row.image, row.method, *(getattr(row, column) for column in _COLUMNS)])
+
+
+def _list_pairs(pairs: Path) -> tuple[list[str], list[str]]:
+    """Names under lq/, and a sentence for each ground truth without one."""
+    folder = pairs / "lq"
+    if not folder.is_dir():
+        raise PureError(f"{pairs} has no folder lq: put pairs as lq/NAME.png and gt/NAME.png there")
+    names = sorted(path.stem for path in folder.glob("*.png"))
+    if not names:
+        raise PureError(f"{folder} has no .png pictures: nothing to evaluate")
+    alone = sorted({path.stem for path in (pairs / "gt").glob("*.png")} - set(names))
+    return names, [f"{name}: gt/{name}.png has no lq/{name}.png beside it" for name in alone]
+
+
+def _read_pair(pairs: Path, name: str, scale: int) -> tuple[Image.Image, Pixels | None]:
+    lq = _read(pairs / "lq" / f"{name}.png")
+    gt_path = pairs / "gt" / f"{name}.png"
+    if not gt_path.exists():
+        return lq, None
+    gt = _read(gt_path)
+    wanted = (lq.width * scale, lq.height * scale)
+    if gt.size != wanted:
+        raise PureError(
+            f"the ground truth is {gt.width}x{gt.height}, but {scale} times the low-quality picture is "
+            f"{wanted[0]}x{wanted[1]}"
+        )
+    return lq, np.asarray(gt)
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except _BROKEN_FILE as error:
+        raise PureError(f"{path} cannot be read as a picture ({error})") from error
+
+
+def _pictures(lq: Image.Image, gt: Pixels | None, restorer: Restorer, scale: int, seed: int) -> dict[str, Pixels]:
+    """The picture of each method, uint8 [scale * h, scale * w, 3]; no round trip without a ground truth."""
+    size = (lq.width * scale, lq.height * scale)
+    bicubic = np.asarray(lq.resize(size, Image.Resampling.BICUBIC))
+    restored = restorer.restore(lq, scale=scale, seed=seed).image.convert("RGB")
+    if restored.size != size:
+        raise PureError(f"the restored picture is {restored.width}x{restored.height} instead of {size[0]}x{size[1]}")
+    round_trip = {} if gt is None else {"VQGAN round trip": _round_trip(gt, restorer.model)}
+    return {"bicubic": bicubic, **round_trip, "ours": np.asarray(restored)}
+
+
+def _round_trip(image: Pixels, model: Tokenizer) -> Pixels:
+    """Encode and decode, on a canvas mirrored beyond the right and lower edge to a size that the tokenizer takes."""
+    height, width = image.shape[:2]
+    canvas = np.pad(image, ((0, -height % _PADDING_UNIT), (0, -width % _PADDING_UNIT), (0, 0)), mode="reflect")
+    return np.asarray(model.decode(model.encode(canvas)))[:height, :width]
+
+
+def _measure(
+    name: str, method: str, picture: Pixels, gt: Pixels | None, perceptual_params: Any | None, niqe_params: Any | None
+) -> tuple[Row, list[str]]:
+    remarks: list[str] = []
+
+    def optional(metric: str, value: Callable[[], float]) -> float | None:
+        try:
+            return value()
+        except PureError as error:
+            remarks.append(f"{metric} of {name}, {method}: n/a, {error}")
+            return None
+
+    row = Row(
+        image=name,
+        method=method,
+        psnr_y=None if gt is None else psnr_y(picture, gt),
+        ssim_y=None if gt is None else optional("SSIM", lambda: ssim_y(picture, gt)),
+        perceptual=None if gt is None or perceptual_params is None else _perceptual(perceptual_params, picture, gt),
+        niqe=None if niqe_params is None else optional("NIQE", lambda: niqe(picture, niqe_params)),
+    )
+    return row, remarks
+
+
+def _perceptual(params: Any, a: Pixels, b: Pixels) -> float:
+    pair = [image[None].astype(np.float32) / 255 for image in (a, b)]
+    return float(_compiled_distance(params, *pair)[0])
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PureError(f"the folder {folder} cannot be made ({error.strerror})") from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place if the block succeeds and is removed if not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise PureError(f"{path} cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
