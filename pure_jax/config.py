@@ -1,0 +1,234 @@
+"""Every size and default of a model, as frozen dataclasses, and the presets that have names.
+
+Configuration is data: it is hashable (so it can be a static argument of jit) and goes to config.json and back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from pure_jax.errors import PureError
+
+
+def _require_positive(config: Any, except_for: str = "") -> None:
+    """Raise PureError unless every number in the fields of `config` is finite and above 0."""
+    for name, value in vars(config).items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, (int, float)) and not isinstance(number, bool) and name != except_for:
+                if not 0 < number < math.inf:  # so NaN ends here too
+                    raise PureError(f"{name} is {value}, but it must be above 0 and finite")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of the decoder-only transformer (Chameleon / Lumina-mGPT family; defaults are PURE-7B's)."""
+
+    vocab_size: int = 73_728
+    hidden_size: int = 4096
+    intermediate_size: int = 11_008
+    num_layers: int = 32
+    num_heads: int = 32
+    num_kv_heads: int = 32
+    head_dim: int = 128
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10_000.0
+    model_parallel_size: int = 1
+    """Rows of the QK-norm weights; each row serves num_heads / model_parallel_size consecutive heads."""
+    swin_norm: bool = False
+    """Normalise the branch outputs instead of their inputs (the 34B sibling's variant)."""
+    dropout: float = 0.05
+    """Rate on each branch output before the residual add; active only in training."""
+    scan_layers: bool = True
+    """Stack the layers' parameters and scan over them; False keeps one sub-tree per layer."""
+    remat: bool = False
+    """Recompute each block's activations in the backward pass instead of storing them."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, except_for="dropout")
+        if self.num_heads % self.num_kv_heads:
+            raise PureError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.num_kv_heads % self.model_parallel_size:
+            raise PureError(
+                f"num_kv_heads {self.num_kv_heads} is not a multiple of model_parallel_size {self.model_parallel_size}"
+            )
+        if self.head_dim % 2:
+            raise PureError(f"head_dim {self.head_dim} must be even for rotary positions")
+        if not 0.0 <= self.dropout < 1.0:
+            raise PureError(f"dropout {self.dropout} must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class VQGANConfig:
+    """Sizes of the image tokenizer (LlamaGen VQ model; defaults are VQ-8's, 70,109,835 parameters)."""
+
+    channels: int = 128
+    channel_multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    num_res_blocks: int = 2
+    """Residual blocks per encoder level; the decoder has one more."""
+    latent_channels: int = 256
+    codebook_dim: int = 8
+    codebook_size: int = 16_384
+    num_groups: int = 32
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _require_positive(self)
+        if not self.channel_multipliers:
+            raise PureError("channel_multipliers is empty, but there must be at least one level")
+        if self.channels % self.num_groups:
+            raise PureError(f"channels {self.channels} is not a multiple of num_groups {self.num_groups}")
+
+    @property
+    def stride(self) -> int:
+        """Pixels per latent position, along each side."""
+        return 2 ** (len(self.channel_multipliers) - 1)
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How an answer is drawn (PURE paper, Eq. 2 and section 4.1; defaults are the released settings)."""
+
+    guidance_scale: float = 0.8
+    """s = u + scale * (c - u); 1.0 switches the unconditional rows off."""
+    temperature: float = 0.9
+    """Divides the kept logits of image codes; 0 means greedy."""
+    k_min: float = 1.0
+    k_max: float = 2000.0
+    entropy_center: float = 5.0
+    """Entropy in nats at which k lies half-way between k_min and k_max (the paper's mu)."""
+    max_text_tokens: int = 256
+    """The text phase ends here at the latest; then the image is opened by force."""
+
+    def __post_init__(self) -> None:
+        checks = [
+            (0.0 <= self.guidance_scale <= 100.0, "guidance_scale", self.guidance_scale, "in [0, 100]"),
+            (0.0 <= self.temperature <= 10.0, "temperature", self.temperature, "in [0, 10]"),
+            (1.0 <= self.k_min <= self.k_max, "k_min", self.k_min, f"between 1 and k_max ({self.k_max:g})"),
+            (self.k_max <= 1e6, "k_max", self.k_max, "at most 1,000,000"),
+            (0.0 <= self.entropy_center <= 100.0, "entropy_center", self.entropy_center, "in [0, 100]"),
+            (0 <= self.max_text_tokens <= 8192, "max_text_tokens", self.max_text_tokens, "in [0, 8192]"),
+        ]
+        for ok, name, value, wanted in checks:
+            if not ok:  # NaN fails every comparison and ends here too
+                raise PureError(f"{name} is {value}, but it must be {wanted}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model directory's config.json: the family, both networks, and how the model wants to be used."""
+
+    family: str = "pure"
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    vqgan: VQGANConfig = field(default_factory=VQGANConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    tile_size: int = 512
+    """Side in pixels of the square pictures the model was trained on."""
+    codes_per_grid: int = 4
+    """Latent positions per side of one grid, the unit in which the size tokens count (32 px at stride 8)."""
+    text_length: int | None = None
+    """If set, answer texts are padded to this many tokens, so that the picture starts at a fixed distance."""
+    colour_fix: str = "wavelet"
+    """Default colour correction after decoding: none, wavelet or adain."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self)
+        for name, allowed in (("family", ("pure",)), ("colour_fix", ("none", "wavelet", "adain"))):
+            if getattr(self, name) not in allowed:
+                raise PureError(f"{name} is {getattr(self, name)!r}, but it must be one of {', '.join(allowed)}")
+        unit = self.vqgan.stride * self.codes_per_grid
+        if self.tile_size < unit or self.tile_size % unit:
+            raise PureError(f"tile_size {self.tile_size} is not a multiple of one grid ({unit} pixels)")
+
+
+def pure_7b() -> ModelConfig:
+    """PURE as published: 7,080,267,776 transformer parameters, VQ-8, 512 px pictures."""
+    return ModelConfig()
+
+
+def demo() -> ModelConfig:
+    """The small model that is trained by this project and ships inside the package."""
+    return ModelConfig(
+        transformer=TransformerConfig(
+            vocab_size=2048,
+            hidden_size=192,
+            intermediate_size=512,
+            num_layers=6,
+            num_heads=6,
+            num_kv_heads=6,
+            head_dim=32,
+            dropout=0.0,
+            scan_layers=False,
+        ),
+        vqgan=VQGANConfig(
+            channels=32,
+            channel_multipliers=(1, 2, 2),
+            num_res_blocks=1,
+            latent_channels=64,
+            codebook_size=1024,
+            num_groups=4,  # 32 groups of 32 channels would be instance norm, which forgets a picture's mean colour
+        ),
+        sampling=SamplingConfig(max_text_tokens=32),
+        tile_size=64,
+        text_length=24,
+    )
+
+
+def tiny() -> ModelConfig:
+    """For tests: every part is there, nothing is large."""
+    return ModelConfig(
+        transformer=TransformerConfig(
+            vocab_size=512,
+            hidden_size=32,
+            intermediate_size=48,
+            num_layers=2,
+            num_heads=4,
+            num_kv_heads=4,
+            head_dim=8,
+            dropout=0.0,
+        ),
+        vqgan=VQGANConfig(
+            channels=32, channel_multipliers=(1, 1, 1), num_res_blocks=1, latent_channels=32, codebook_size=64
+        ),
+        sampling=SamplingConfig(max_text_tokens=16),
+        tile_size=32,
+    )
+
+
+PRESETS: dict[str, typing.Callable[[], ModelConfig]] = {"pure_7b": pure_7b, "demo": demo, "tiny": tiny}
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A frozen config as plain JSON-able values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type, values: Any, where: str = "config.json") -> Any:
+    """Build the dataclass `cls` from parsed JSON; unknown names and wrong types are a PureError that names them."""
+    if not isinstance(values, dict):
+        raise PureError(f"{where} must hold a JSON object, not {type(values).__name__}")
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise PureError(f"{where} has the unknown field {unknown[0]!r}; it may come from a newer version of pure-jax")
+    return cls(**{name: _checked(hints[name], value, f"{where}: {name}") for name, value in values.items()})
+
+
+def _checked(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, where)
+    if isinstance(hint, types.UnionType):
+        return None if value is None else _checked(typing.get_args(hint)[0], value, where)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise PureError(f"{where} is {value!r}, but a list is needed")
+        return tuple(_checked(typing.get_args(hint)[0], item, where) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise PureError(f"{where} is {value!r}, but the type must be {hint.__name__}")
+    return value

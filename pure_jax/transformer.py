@@ -1,0 +1,327 @@
+"""The decoder-only transformer (Chameleon / Lumina-mGPT family) and its explicit KV cache, in Flax Linen.
+
+Linen describes the network; nothing is mutable: a cache goes in and comes out. Norms, rotary positions and softmax run
+in float32, matrix products in the module's `dtype`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import struct
+from jax import Array, lax
+
+from pure_jax.config import TransformerConfig
+
+QK_NORM_EPS = 1e-5
+"""Fixed in the original, whatever rms_norm_eps says."""
+
+Store = Array | tuple[Array, ...]
+
+
+@struct.dataclass
+class KVCache:
+    """Keys and values of a batch of rows that share their slots.
+
+    A step writes one contiguous slice of slots for all rows; `valid` says per row which slots count, so rows whose
+    texts differ in length stay aligned. The axis order is a matter of speed and known to this file only: one array
+    (layer, slot, head, batch, dim) where layers are scanned (no copy of the whole cache on TPU), one array per layer
+    (batch, head, slot, dim) where they are unrolled (on CPU five times faster than the former).
+    """
+
+    keys: Store
+    values: Store
+    valid: Array
+    """bool [batch, slots]"""
+    length: Array
+    """int32 []: slots written so far."""
+
+    @property
+    def batch(self) -> int:
+        return self.valid.shape[0]
+
+    @property
+    def slots(self) -> int:
+        return self.valid.shape[1]
+
+
+def init_cache(config: TransformerConfig, batch: int, slots: int, dtype: Any = jnp.float32) -> KVCache:
+    """An empty cache for `batch` rows and `slots` tokens; float `dtype` is the compute dtype."""
+    heads, dim = config.num_kv_heads, config.head_dim
+
+    def store() -> Store:
+        if config.scan_layers:
+            return jnp.zeros((config.num_layers, slots, heads, batch, dim), dtype)
+        return tuple(jnp.zeros((batch, heads, slots, dim), dtype) for _ in range(config.num_layers))
+
+    return KVCache(store(), store(), jnp.zeros((batch, slots), bool), jnp.zeros((), jnp.int32))
+
+
+def _write(store: Array, new: Array, start: Array, layer: Array | None) -> Array:
+    """Put new [batch, seq, head, dim] into the slots from `start` on."""
+    new = new.astype(store.dtype)
+    if layer is None:
+        return lax.dynamic_update_slice(store, rearrange(new, "b s h d -> b h s d"), (0, 0, start, 0))
+    return lax.dynamic_update_slice(store, rearrange(new, "b s h d -> 1 s h b d"), (layer, start, 0, 0, 0))
+
+
+def _read(store: Array, layer: Array | None) -> tuple[Array, str]:
+    """One layer's slots and the order of their axes (b batch, k slot, h head, d dim)."""
+    if layer is None:
+        return store, "bhkd"
+    return lax.dynamic_index_in_dim(store, layer, keepdims=False), "khbd"
+
+
+def rotary(positions: Array, head_dim: int, theta: float) -> tuple[Array, Array]:
+    """cos and sin, float32 [batch, seq, 1, head_dim], of rotate-half RoPE (Su et al. 2021) at int32 positions."""
+    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angles = positions[..., None].astype(jnp.float32) * frequencies
+    angles = jnp.concatenate([angles, angles], axis=-1)[:, :, None, :]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """Apply RoPE to float32 x [batch, seq, head, dim]."""
+    first, second = jnp.split(x, 2, axis=-1)
+    return x * cos + jnp.concatenate([-second, first], axis=-1) * sin
+
+
+def attention(q: Array, k: Array, v: Array, mask: Array, axes: str = "bkhd") -> Array:
+    """Grouped-query attention: q [batch, seq, head, dim], k and v with axes in the order `axes`.
+
+    mask: bool [batch, seq, slot], True where a query may look. Returns [batch, seq, head * dim] in q's dtype.
+    """
+    kv_heads, dim = k.shape[axes.index("h")], q.shape[-1]
+    q = rearrange(q, "b q (h g) d -> b q h g d", h=kv_heads)
+    scores = jnp.einsum(f"bqhgd,{axes}->bhgqk", q, k, preferred_element_type=jnp.float32) * dim**-0.5
+    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+    out = jnp.einsum(f"bhgqk,{axes}->bqhgd", weights, v)
+    return rearrange(out, "b q h g d -> b q (h g d)")
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) in float32, cast back to x's dtype, then scaled: the scale acts after the down-cast."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        weight = self.param("weight", nn.initializers.ones, (x.shape[-1],))
+        y = x.astype(jnp.float32)
+        y = y * lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return y.astype(x.dtype) * weight.astype(x.dtype)
+
+
+class QKNorm(nn.Module):
+    """LayerNorm over each head's channels; weight and bias have one row per model-parallel rank of the original."""
+
+    groups: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x [batch, seq, head, dim] -> float32 of the same shape."""
+        heads, dim = x.shape[-2:]
+        weight = self.param("weight", nn.initializers.ones, (self.groups, dim))
+        bias = self.param("bias", nn.initializers.zeros, (self.groups, dim))
+        x = x.astype(jnp.float32)
+        x = x - x.mean(axis=-1, keepdims=True)
+        x = x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + QK_NORM_EPS)
+        per_head = partial(jnp.repeat, repeats=heads // self.groups, axis=0)
+        return x * per_head(weight.astype(jnp.float32)) + per_head(bias.astype(jnp.float32))
+
+
+def _dense(features: int, dtype: Any, name: str) -> nn.Dense:
+    return nn.Dense(features, use_bias=False, dtype=dtype, kernel_init=nn.initializers.normal(0.02), name=name)
+
+
+class Attention(nn.Module):
+    """Projection, QK-norm, RoPE, cache, softmax attention, output projection."""
+
+    config: TransformerConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, rope, masks, stores, starts, layer):
+        """x [rows, seq, hidden] -> (same shape, new stores). Without stores: causal attention within x.
+
+        stores: per group of rows the (keys, values) to write into from starts[group] on, then to read with
+        masks[group]; the groups' rows follow each other in x.
+        """
+        cfg = self.config
+        heads = partial(rearrange, pattern="b s (h d) -> b s h d", d=cfg.head_dim)
+        q = heads(_dense(cfg.num_heads * cfg.head_dim, self.dtype, "q_proj")(x))
+        k = heads(_dense(cfg.num_kv_heads * cfg.head_dim, self.dtype, "k_proj")(x))
+        v = heads(_dense(cfg.num_kv_heads * cfg.head_dim, self.dtype, "v_proj")(x))
+        q = rotate(QKNorm(cfg.model_parallel_size, name="q_norm")(q), *rope).astype(self.dtype)
+        k = rotate(QKNorm(cfg.model_parallel_size, name="k_norm")(k), *rope).astype(self.dtype)
+        if stores is None:
+            out = attention(q, k, v, masks[0])
+        else:
+            outs, written, row = [], [], 0
+            for (keys, values), start, mask in zip(stores, starts, masks, strict=True):
+                rows = slice(row, row + mask.shape[0])
+                row = rows.stop
+                keys, values = _write(keys, k[rows], start, layer), _write(values, v[rows], start, layer)
+                written.append((keys, values))
+                (own_k, axes), (own_v, _) = _read(keys, layer), _read(values, layer)
+                outs.append(attention(q[rows], own_k, own_v, mask, axes))
+            out, stores = jnp.concatenate(outs), tuple(written)
+        return _dense(cfg.hidden_size, self.dtype, "o_proj")(out), stores
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)), no biases."""
+
+    config: TransformerConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        gate = _dense(self.config.intermediate_size, self.dtype, "gate_proj")(x)
+        up = _dense(self.config.intermediate_size, self.dtype, "up_proj")(x)
+        return _dense(self.config.hidden_size, self.dtype, "down_proj")(nn.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """One layer: two residual branches. The carry is (x, stores), so that the layers can be scanned."""
+
+    config: TransformerConfig
+    dtype: Any
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, carry, layer, rope, masks, starts):
+        cfg = self.config
+        x, stores = carry
+        norm_in = RMSNorm(cfg.rms_norm_eps, name="input_layernorm")
+        norm_post = RMSNorm(cfg.rms_norm_eps, name="post_attention_layernorm")
+        drop = nn.Dropout(cfg.dropout, deterministic=self.deterministic)
+        y = x if cfg.swin_norm else norm_in(x)
+        y, stores = Attention(cfg, self.dtype, name="self_attn")(y, rope, masks, stores, starts, layer)
+        x = x + drop(norm_in(y) if cfg.swin_norm else y)
+        y = x if cfg.swin_norm else norm_post(x)
+        y = SwiGLU(cfg, self.dtype, name="mlp")(y)
+        return (x + drop(norm_post(y) if cfg.swin_norm else y), stores), None
+
+
+class Transformer(nn.Module):
+    """Token ids -> logits.
+
+    `apply({"params": p}, tokens, positions)` is the full causal forward; with `cache` (a KVCache, or a tuple of them
+    whose rows follow each other in `tokens`) it appends the tokens to the cache and also returns the new one.
+    """
+
+    config: TransformerConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Array,
+        positions: Array,
+        cache: KVCache | tuple[KVCache, ...] | None = None,
+        valid: Array | None = None,
+        deterministic: bool = True,
+        hidden_only: bool = False,
+    ):
+        """tokens, positions: int32 [batch, seq]; valid: bool [batch, seq], False for tokens nobody may look at.
+
+        Returns (logits float32 [batch, seq, vocab], new cache or None). With hidden_only the first is the final-normed
+        hidden state [batch, seq, hidden] in `dtype`, for callers that need only part of the head or of the sequence.
+        """
+        cfg = self.config
+        batch, seq = tokens.shape
+        valid = jnp.ones((batch, seq), bool) if valid is None else valid
+        caches = (cache,) if isinstance(cache, KVCache) else cache
+        embed = nn.Embed(
+            cfg.vocab_size, cfg.hidden_size, dtype=self.dtype, embedding_init=nn.initializers.normal(0.02), name="embed"
+        )
+        x = embed(tokens)
+        rope = rotary(positions, cfg.head_dim, cfg.rope_theta)
+
+        if caches is None:
+            masks: tuple[Array, ...] = (jnp.tril(jnp.ones((seq, seq), bool)) & valid[:, None, :],)
+            starts: tuple[Array, ...] = ()
+            stores: Any = None
+        else:
+            caches = _admit(caches, valid)
+            masks = tuple(_cache_mask(c, seq) for c in caches)
+            starts, stores = tuple(c.length for c in caches), tuple((c.keys, c.values) for c in caches)
+
+        block = nn.remat(Block, prevent_cse=not cfg.scan_layers) if cfg.remat else Block
+        if cfg.scan_layers:
+            scanned = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                length=cfg.num_layers,
+                in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            )
+            layers = scanned(cfg, self.dtype, deterministic, name="layers")
+            (x, stores), _ = layers((x, stores), jnp.arange(cfg.num_layers), rope, masks, starts)
+        else:
+            per_layer = []
+            for i in range(cfg.num_layers):
+                own = None if stores is None else tuple((k[i], v[i]) for k, v in stores)
+                layer = block(cfg, self.dtype, deterministic, name=f"layers_{i}")
+                (x, own), _ = layer((x, own), None, rope, masks, starts)
+                per_layer.append(own)
+            if stores is not None:
+                groups = zip(*per_layer, strict=True)  # [layer][group] (k, v) -> [group] (keys, values) of all layers
+                stores = tuple((tuple(k for k, _ in g), tuple(v for _, v in g)) for g in map(list, groups))
+
+        x = RMSNorm(cfg.rms_norm_eps, name="norm")(x)
+        head = _dense(cfg.vocab_size, self.dtype, "lm_head")
+        out = x if hidden_only and not self.is_initializing() else head(x).astype(jnp.float32)
+        if caches is None or stores is None:
+            return out, None
+        caches = tuple(
+            dataclasses.replace(c, keys=k, values=v, length=c.length + seq)
+            for c, (k, v) in zip(caches, stores, strict=True)
+        )
+        return out, caches[0] if isinstance(cache, KVCache) else caches
+
+
+def _admit(caches: tuple[KVCache, ...], valid: Array) -> tuple[KVCache, ...]:
+    """Mark the new tokens' slots; valid bool [all rows, seq]."""
+    out, row = [], 0
+    for c in caches:
+        own = lax.dynamic_update_slice(c.valid, valid[row : row + c.batch], (0, c.length))
+        out.append(dataclasses.replace(c, valid=own))
+        row += c.batch
+    return tuple(out)
+
+
+def _cache_mask(cache: KVCache, seq: int) -> Array:
+    """bool [batch, seq, slots]: query i sits in slot length + i and sees the valid slots up to itself."""
+    own = cache.length + jnp.arange(seq)
+    return cache.valid[:, None, :] & (jnp.arange(cache.slots)[None, None, :] <= own[None, :, None])
+
+
+def stack_layers(params: dict[str, Any]) -> dict[str, Any]:
+    """Per-layer parameters (`layers_0`, ...) -> stacked ones (`layers`, leading axis layer)."""
+    names = sorted((n for n in params if re.fullmatch(r"layers_\d+", n)), key=lambda n: int(n[7:]))
+    rest = {name: value for name, value in params.items() if name not in names}
+    return rest | {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[n] for n in names))}
+
+
+def unstack_layers(params: dict[str, Any]) -> dict[str, Any]:
+    """Stacked parameters (`layers`) -> per-layer ones (`layers_0`, ...)."""
+    rest = {name: value for name, value in params.items() if name != "layers"}
+    count = jax.tree.leaves(params["layers"])[0].shape[0]
+    return rest | {f"layers_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"]) for i in range(count)}
+
+
+def count_parameters(config: TransformerConfig) -> int:
+    """Number of parameters, from shapes alone."""
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    shapes = jax.eval_shape(Transformer(config).init, jax.random.key(0), tokens, tokens)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
