@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import pytest
+
+jax.config.update("jax_platforms", "cpu")  # before any test touches a device: ids and tolerances are the CPU's
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

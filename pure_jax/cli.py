@@ -1,0 +1,131 @@
+"""The `pure` command. Sub-commands import what they need when they run, so that `pure --help` stays quick.
+
+The only file of this package that looks outward, to the folders that do the work.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from pure_jax.errors import PureError
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Restore a low-quality photo."""
+
+    input: Annotated[Path, tyro.conf.Positional]
+    """PNG, JPEG, WebP, BMP, TIFF, GIF or PPM, from 16x16 pixels up."""
+    output: Annotated[Path | None, tyro.conf.Positional] = None
+    """PNG, JPEG or WebP; by default INPUT-restored.png beside the input."""
+    model: Path | None = None
+    """Model directory; by default the embedded demo model."""
+    scale: float = 4.0
+    """The result's side over the input's, 1 to 16."""
+    seed: int = 0
+    """The same seed gives the same picture."""
+    temperature: float | None = None
+    """0 is greedy; by default the model's."""
+    guidance_scale: float | None = None
+    """1 switches guidance off; by default the model's."""
+    k_max: float | None = None
+    """Upper end of the entropy-based top-k; by default the model's."""
+    text: str = ""
+    """Words the model's answer must begin with, such as "Large blur, small noise."."""
+    faithful: bool = False
+    """Decode as the original does: unmasked text, picture size drawn by the model, one token a step."""
+    colour_fix: Literal["none", "wavelet", "adain"] | None = None
+    """Take colours from the input; by default the model's choice."""
+    overlap: int | None = None
+    """Pixels that neighbouring tiles share; by default a quarter of a tile."""
+    batch: int = 64
+    """Tiles decoded together; fewer need less memory."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    entropy_map: Path | None = None
+    """Write the entropy of every code as a heat map to this PNG file."""
+
+    def run(self) -> None:
+        from infer.command import restore_file
+
+        restore_file(self)
+
+
+@dataclass(frozen=True)
+class Degrade:
+    """Make a test set: degrade a folder of photos with the Real-ESRGAN pipeline (training draws from the same)."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    destination: Annotated[Path, tyro.conf.Positional]
+    """Gets gt/, lq/ and pairs.jsonl."""
+    scale: int = 4
+    seed: int = 0
+    preset: str = "real-esrgan"
+    """real-esrgan, mild or light"""
+    crop: int | None = None
+    """Side of the square cut out of each photo's centre; by default all of it."""
+    split: str | None = None
+    """Only the photos that captions.jsonl puts in this split."""
+    limit: int | None = None
+
+    def run(self) -> None:
+        from train.degrade import degrade_folder
+
+        count = degrade_folder(
+            self.source,
+            self.destination,
+            scale=self.scale,
+            seed=self.seed,
+            preset=self.preset,
+            crop=self.crop,
+            split=self.split,
+            limit=self.limit,
+        )
+        print(f"{self.destination}: {count} pairs")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Compare bicubic, the tokenizer's round trip and the model on a folder of pairs."""
+
+    pairs: Annotated[Path, tyro.conf.Positional]
+    """Folder with lq/NAME.png and, for the full-reference metrics, gt/NAME.png (see `pure degrade`)."""
+    model: Path | None = None
+    scale: int = 4
+    seed: int = 0
+    niqe: Path | None = None
+    """NIQE's pristine model, an .npz file as BasicSR ships it; without it that column says n/a."""
+    csv: Path | None = None
+    """Write one row per picture and method."""
+    save_images: Path | None = None
+    """Write bicubic, ours and ground truth side by side into this folder."""
+
+    def run(self) -> None:
+        from infer.command import evaluate_folder
+
+        evaluate_folder(self)
+
+
+def main() -> None:
+    """Parse the command line and run; a user's mistake is one sentence on stderr and exit status 2."""
+    commands: dict[str, Callable[..., Any]] = {"restore": Restore, "degrade": Degrade, "evaluate": Evaluate}
+    command = tyro.extras.subcommand_cli_from_dict(
+        commands, prog="pure", description="Restore low-quality photographs."
+    )
+    try:
+        command.run()
+        sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
+    except PureError as error:
+        print(f"pure: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("pure: interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,88 @@
+"""A loaded model: configuration, parameters, tokenizer and vocabulary in one place, with picture <-> codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from pure_jax.config import ModelConfig
+from pure_jax.errors import PureError
+from pure_jax.transformer import Transformer
+from pure_jax.vocabulary import Vocabulary
+from pure_jax.vqgan import VQGAN, from_pixels, to_pixels
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@partial(jax.jit, static_argnames="vqgan")
+def encode_images(vqgan: VQGAN, params: Any, pixels: Array) -> Array:
+    """uint8 [n, H, W, 3] -> int32 codes [n, H / stride, W / stride]."""
+    codes: Any = vqgan.apply({"params": params}, from_pixels(pixels), method="encode")
+    return codes
+
+
+@partial(jax.jit, static_argnames="vqgan")
+def decode_codes(vqgan: VQGAN, params: Any, codes: Array) -> Array:
+    """int32 codes [n, h, w] -> uint8 [n, stride * h, stride * w, 3]."""
+    images: Any = vqgan.apply({"params": params}, codes, method="decode")
+    return to_pixels(images)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What `pure_jax.load` returns. `params` holds plain nested dicts: {"transformer": ..., "vqgan": ...}."""
+
+    config: ModelConfig
+    params: dict[str, Any]
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    dtype: Any = jnp.float32
+
+    @property
+    def transformer(self) -> Transformer:
+        """The network's description; apply it to params["transformer"]."""
+        return Transformer(self.config.transformer, self.dtype)
+
+    @property
+    def vqgan(self) -> VQGAN:
+        """The image tokenizer's description; apply it to params["vqgan"]. Always float32, as in the original."""
+        return VQGAN(self.config.vqgan)
+
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [H, W, 3] (or a batch [n, H, W, 3]) -> int32 codes [H / stride, W / stride] (or [n, ...]).
+
+        Raises:
+            PureError: not uint8 RGB, or a side that is no multiple of the stride.
+        """
+        stride = self.config.vqgan.stride
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3:
+            raise PureError(f"an image must be uint8 [height, width, 3], not {image.dtype} {list(image.shape)}")
+        if image.shape[-3] % stride or image.shape[-2] % stride or 0 in image.shape:
+            raise PureError(f"an image of {image.shape[-2]}x{image.shape[-3]} is no multiple of {stride} pixels")
+        batch = image if image.ndim == 4 else image[None]
+        codes = np.asarray(encode_images(self.vqgan, self.params["vqgan"], batch))
+        return codes if image.ndim == 4 else codes[0]
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """int32 codes [h, w] (or [n, h, w]) -> uint8 [stride * h, stride * w, 3] (or [n, ...]).
+
+        Raises:
+            PureError: not integers of that shape, or a code outside the codebook.
+        """
+        codes = np.asarray(codes)
+        if codes.dtype.kind not in "iu" or codes.ndim not in (2, 3) or 0 in codes.shape:
+            raise PureError(f"codes must be integers [height, width], not {codes.dtype} {list(codes.shape)}")
+        size = self.config.vqgan.codebook_size
+        if codes.min() < 0 or codes.max() >= size:
+            raise PureError(f"codes must lie in 0..{size - 1}, but range over {codes.min()}..{codes.max()}")
+        batch = codes if codes.ndim == 3 else codes[None]
+        pixels = np.asarray(decode_codes(self.vqgan, self.params["vqgan"], batch.astype(np.int32)))
+        return pixels if codes.ndim == 3 else pixels[0]
