@@ -1,0 +1,152 @@
+"""A run that was killed and started again is the run that was never killed; what goes wrong stops it in words."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+
+from pure_jax.errors import PureError
+from train.loop import batches, checkpoint_manager, newest_tree, train
+
+
+@flax.struct.dataclass
+class Walk:
+    step: Array
+    x: Array
+
+
+START = Walk(jnp.zeros((), jnp.int32), jnp.ones(3))
+
+
+@jax.jit
+def walk(state: Walk, batch: Array) -> tuple[Walk, dict[str, Array]]:
+    x = jnp.sin(3 * state.x + batch) / (1 + 0.01 * state.step)
+    return Walk(state.step + 1, x), {"loss": x.sum(), "first": x[0]}
+
+
+def numbers(step: int) -> np.ndarray:
+    return np.random.default_rng(step).normal(size=3).astype(np.float32)
+
+
+def killed_at(step: int, batch_at):
+    def until(wanted: int):
+        if wanted == step:
+            raise KeyboardInterrupt
+        return batch_at(wanted)
+
+    return until
+
+
+def assert_equal(a, b) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert jax.tree.map(lambda leaf: leaf.dtype, a) == jax.tree.map(lambda leaf: leaf.dtype, b)
+
+
+@pytest.mark.parametrize("killed", [0, 2, 6, 7])
+def test_kill_and_resume_equals_never_killed(tmp_path, killed):
+    whole = train(START, walk, numbers, steps=10, directory=tmp_path / "whole", save_every=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(START, walk, killed_at(killed, numbers), steps=10, directory=tmp_path / "cut", save_every=3)
+    cut = train(START, walk, numbers, steps=10, directory=tmp_path / "cut", save_every=3)
+    assert int(cut.step) == 10
+    assert_equal(cut, whole)
+    assert_equal(newest_tree(tmp_path / "cut"), {"step": whole.step, "x": whole.x})
+
+
+def test_a_resumed_run_asks_for_the_batches_after_its_checkpoint_only(tmp_path):
+    train(START, walk, numbers, steps=4, directory=tmp_path)
+    asked = []
+    train(START, walk, lambda step: asked.append(step) or numbers(step), steps=7, directory=tmp_path)
+    assert asked == [4, 5, 6]
+    assert int(train(START, walk, asked.append, steps=7, directory=tmp_path).step) == 7  # finished: nothing to do
+    assert asked == [4, 5, 6]
+
+
+def test_metrics_are_means_since_the_last_line(tmp_path):
+    train(START, walk, numbers, steps=7, directory=tmp_path, log_every=3)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6, 7]
+    state, losses = START, []
+    for step in range(7):
+        state, metrics = walk(state, numbers(step))
+        losses.append(float(metrics["loss"]))
+    np.testing.assert_allclose([line["loss"] for line in lines], [np.mean(losses[:3]), np.mean(losses[3:6]), losses[6]])
+    assert all(set(line) == {"step", "seconds_per_step", "loss", "first"} for line in lines)
+    assert all(line["seconds_per_step"] >= 0 for line in lines)
+
+
+def test_only_the_newest_two_checkpoints_stay(tmp_path):
+    train(START, walk, numbers, steps=8, directory=tmp_path, save_every=2)
+    with checkpoint_manager(tmp_path) as manager:
+        assert manager.all_steps() == [6, 8]
+
+
+@pytest.mark.parametrize("save_every", [3, 2])
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path, save_every):
+    def poisoned(step: int) -> np.ndarray:
+        return numbers(step) if step < 7 else np.full(3, np.nan, np.float32)
+
+    with pytest.raises(PureError, match="the loss is nan at step .*lower the learning rate"):
+        train(START, walk, poisoned, steps=20, directory=tmp_path, save_every=save_every, log_every=10)
+    kept = newest_tree(tmp_path)
+    assert int(kept["step"]) == 6
+    assert np.isfinite(kept["x"]).all()
+
+
+def test_a_batch_that_cannot_be_made_surfaces(tmp_path):
+    def broken(step: int) -> np.ndarray:
+        if step == 2:
+            raise PureError("photo 2 is broken")
+        return numbers(step)
+
+    with pytest.raises(PureError, match="photo 2 is broken"):
+        train(START, walk, broken, steps=5, directory=tmp_path, save_every=1)
+    assert int(newest_tree(tmp_path)["step"]) == 2  # the steps before it are not lost
+
+
+def test_batches_come_in_order_and_the_thread_ends_with_its_reader():
+    before = threading.active_count()
+    assert list(batches(lambda step: step * step, 3, 8)) == [9, 16, 25, 36, 49]
+    made = []
+    stream = batches(lambda step: made.append(step), 0, 1000, ahead=2)
+    next(stream)
+    stream.close()
+    for thread in threading.enumerate():
+        if thread.daemon and thread.name.endswith("(work)"):
+            thread.join(timeout=5)
+    assert threading.active_count() <= before
+    assert len(made) <= 6
+
+
+@flax.struct.dataclass
+class Longer:
+    step: Array
+    x: Array
+    y: Array
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax drops its other reads
+@pytest.mark.parametrize(
+    "other",
+    [Walk(START.step, jnp.ones(4)), Walk(START.step, jnp.ones((3, 1))), Longer(START.step, START.x, START.x)],
+    ids=["longer", "other rank", "more leaves"],
+)
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, other):
+    train(START, walk, numbers, steps=2, directory=tmp_path)
+    with pytest.raises(PureError, match="checkpoint of another configuration"):
+        train(other, walk, numbers, steps=3, directory=tmp_path)
+
+
+def test_a_directory_without_checkpoints_is_refused(tmp_path):
+    with pytest.raises(PureError, match="holds no checkpoints"):
+        newest_tree(tmp_path)
+    checkpoint_manager(tmp_path).close()
+    with pytest.raises(PureError, match="no finished checkpoint yet"):
+        newest_tree(tmp_path)
