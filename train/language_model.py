@@ -32,6 +32,9 @@ class LanguageModelTrainConfig:
     batch: int = 8
     steps: int = 1484
     seed: int = 0
+    max_corruption: float = 0.0
+    """Each sequence replaces a share of its HQ input codes, drawn from 0 to this, by random codes; labels stay. The
+    model then leans on the LQ codes, and a bad draw at inference does not drag the rest of the tile along."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
 
@@ -98,7 +101,17 @@ def batch_at(
     labels[:] = IGNORE
     for row, (own_tokens, own_labels) in enumerate(pairs):
         tokens[row, : len(own_tokens)], labels[row, : len(own_labels)] = own_tokens, own_labels
-    return tokens, labels
+    return corrupt(tokens, labels, vocabulary, train.max_corruption, np.random.default_rng([train.seed, step, 1])), labels
+
+
+def corrupt(
+    tokens: np.ndarray, labels: np.ndarray, vocabulary: Vocabulary, most: float, rng: np.random.Generator
+) -> np.ndarray:
+    """tokens int32 [batch, length] with some labelled codes replaced by random ones; a share of 0 to `most` a row."""
+    shares = rng.random((len(tokens), 1)) * most
+    is_answer_code = (labels != IGNORE) & (vocabulary.id_to_code[tokens] >= 0)
+    chosen = is_answer_code & (rng.random(tokens.shape) < shares)
+    return np.where(chosen, rng.choice(vocabulary.code_to_id, tokens.shape), tokens)
 
 
 def init_state(

@@ -110,7 +110,7 @@ def train(
     """
     directory.mkdir(parents=True, exist_ok=True)
     with checkpoint_manager(directory) as manager:
-        # The caller's state may be ahead of the newest checkpoint (a step that was changed by hand), never behind.
+        # A state that has begun already (a second phase of the same run) goes on as it is.
         state = restore_newest(manager, state) if int(state.step) == 0 else state
         start = int(state.step)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

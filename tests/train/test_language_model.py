@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pure_jax.errors import PureError
-from pure_jax.sequence import IGNORE, parse_answer, prompt_ids
+from pure_jax.sequence import IGNORE, image_block, parse_answer, prompt_ids
 from pure_jax.transformer import Transformer
 from tests.models import tiny_config, tiny_tokenizer
 from train.labels import levels
@@ -19,6 +19,7 @@ from train.language_model import (
     LanguageModelTrainConfig,
     answer_text,
     batch_at,
+    corrupt,
     init_state,
     make_step,
     tercile_thresholds,
@@ -239,3 +240,19 @@ def test_kill_and_resume_equals_never_killed(start, dropout_step_fn, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, cut, whole)
     assert int(whole.step) == 5
     assert np.any(whole.params["embed"]["embedding"] != start.params["embed"]["embedding"])
+
+
+def test_corruption_replaces_only_answer_codes_and_at_most_the_given_share() -> None:
+    rng = np.random.default_rng(0)
+    vocabulary = VOCABULARY
+    block = image_block(rng.integers(0, CODES, (16, 16)), vocabulary)
+    tokens = np.tile(np.concatenate([block, block]), (40, 1)).astype(np.int32)
+    labels = tokens.copy()
+    labels[:, : len(block)] = IGNORE  # the first picture is the question's
+    out = corrupt(tokens, labels, vocabulary, 0.3, np.random.default_rng(1))
+    changed = out != tokens
+    assert not changed[:, : len(block)].any()
+    assert (vocabulary.id_to_code[tokens[changed]] >= 0).all() and (vocabulary.id_to_code[out[changed]] >= 0).all()
+    shares = changed.sum(axis=1) / 256
+    assert 0.10 < shares.mean() < 0.20 and shares.max() < 0.4  # uniform shares in 0 ... 0.3: mean 0.15
+    assert (corrupt(tokens, labels, vocabulary, 0.0, np.random.default_rng(1)) == tokens).all()

@@ -1,0 +1,330 @@
+"""Restoration keeps a photo's size, kind, orientation and place; votes and remarks say what the tiles said.
+
+Two models serve here. The `perfect` one gives every tile back as it got it, so the right result is Pillow's bicubic
+enlargement, pixel by pixel. The tiny one has random parameters and runs the whole way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import infer.restore
+from infer.generate import Answer
+from infer.picture import read_picture
+from infer.restore import Restoration, Restorer, _in_parts, _remarks, _vote, output_size
+from pure_jax.config import ModelConfig, tiny
+from pure_jax.errors import PureError
+from tests.models import tiny_model
+
+TILE, STRIDE = 32, 4
+SIDE = TILE // STRIDE
+TINT = (30, -10, 20)
+SIZES = [(16, 16), (17, 43), (16, 100)]  # (width, height)
+
+
+class PerfectModel:
+    """A tokenizer that remembers each picture under a number and adds `tint` [TILE, TILE, 3] to it on the way back."""
+
+    def __init__(self, tint: Any = 0) -> None:
+        self.config: ModelConfig = tiny()
+        self.seen: list[np.ndarray] = []
+        self.tint = tint
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        numbers = np.arange(len(self.seen), len(self.seen) + len(images))
+        self.seen += list(images)
+        return np.broadcast_to(numbers[:, None, None], (len(images), SIDE, SIDE)).astype(np.int32)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        if codes.ndim == 2:
+            return self.decode(codes[None])[0]
+        tiles = np.stack([self.seen[number] for number in codes[:, 0, 0]]).astype(int)
+        return (tiles + self.tint).clip(0, 255).astype(np.uint8)
+
+
+def echo(model: Any, lq_codes: np.ndarray, **_: Any) -> list[Answer]:
+    """Stands in for `generate`: the codes as they came; the entropy is the picture's number."""
+    return [
+        Answer(codes, codes.astype(np.float32), f"Large blur, small noise. {codes[0, 0]}", True) for codes in lq_codes
+    ]
+
+
+@pytest.fixture
+def perfect(monkeypatch) -> Callable[..., Restoration]:
+    """Restores without the sampled noise of a model, by default without a colour fix."""
+    monkeypatch.setattr(infer.restore, "generate", echo)
+
+    def restore(photo: Any, tint: Any = 0, **options: Any) -> Restoration:
+        model: Any = PerfectModel(tint)
+        return Restorer(model).restore(photo, **({"colour_fix": "none"} | options))
+
+    return restore
+
+
+@pytest.fixture(scope="module")
+def restore() -> Callable[..., Restoration]:
+    """The tiny model, one tile at a time, so that pictures of all sizes share one compilation."""
+    restorer = Restorer(tiny_model(num_layers=1))
+
+    def run(photo: Any, **options: Any) -> Restoration:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(infer.restore, "VQGAN_BATCH", 1)
+            return restorer.restore(photo, **({"batch": 1, "scale": 2.0} | options))
+
+    return run
+
+
+def photo(mode: str = "RGB", size: tuple[int, int] = (17, 43), seed: int = 0) -> Image.Image:
+    """Smooth noise, away from black and white; palettes have 256 colours; alpha rises from left to right."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(60, 190, (5, 4, 3), dtype=np.uint8))
+    image = small.resize(size, Image.Resampling.BILINEAR)
+    if mode == "P":
+        return image.quantize(256)
+    image = image.convert(mode)
+    if mode in ("LA", "RGBA"):
+        ramp = np.linspace(0, 255, size[0]).round().astype(np.uint8)
+        image.putalpha(Image.fromarray(np.tile(ramp, (size[1], 1))))
+    return image
+
+
+def enlarged(image: Image.Image, scale: float) -> Image.Image:
+    """The right answer of the perfect model."""
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+
+
+def difference(one: Image.Image, other: Image.Image) -> int:
+    """The largest difference of any channel of any pixel."""
+    assert (one.mode, one.size) == (other.mode, other.size)
+    return int(np.abs(np.asarray(one).astype(int) - np.asarray(other)).max())
+
+
+# ---- geometry: nothing cropped, nothing moved ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1, 1.5, 4])
+@pytest.mark.parametrize("size", SIZES)
+def test_every_pixel_comes_back_in_its_place(perfect, size, scale):
+    source = photo(size=size)
+    result = perfect(source, scale=scale)
+    assert result.image.size == (round(size[0] * scale), round(size[1] * scale))
+    assert difference(result.image, enlarged(source, scale)) == 0
+
+
+@pytest.mark.parametrize("overlap", [0, 5, 16])
+def test_the_overlap_moves_nothing(perfect, overlap):
+    source = photo(size=(70, 50))
+    assert difference(perfect(source, scale=2, overlap=overlap).image, enlarged(source, 2)) == 0
+
+
+@pytest.mark.parametrize("scale", [1, 1.5])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_whole_way_keeps_the_size(restore, size, scale):
+    result = restore(photo(size=size), scale=scale)
+    width, height = round(size[0] * scale), round(size[1] * scale)
+    assert (result.image.mode, result.image.size) == ("RGB", (width, height))
+    assert result.entropy.shape == (-(-height // STRIDE), -(-width // STRIDE))
+    assert np.isfinite(result.entropy).all() and result.entropy.min() >= 0
+
+
+def test_the_orientation_in_a_file_is_applied(perfect, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn by 90 degrees clockwise to see it upright"
+    path = tmp_path / "turned.png"
+    photo(size=(40, 24)).save(path, exif=exif)
+    result = perfect(read_picture(path), scale=2)
+    assert difference(result.image, enlarged(photo(size=(40, 24)).transpose(Image.Transpose.ROTATE_270), 2)) == 0
+    assert not result.image.getexif().get(0x0112)  # else a viewer would turn it twice
+
+
+# ---- kinds of picture ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fix", ["none", "wavelet", "adain"])
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("RGB", "RGB"), ("L", "L"), ("P", "RGB"), ("RGBA", "RGBA"), ("LA", "LA")]
+)
+def test_the_kind_is_kept(restore, mode, expected, fix):
+    result = restore(photo(mode), colour_fix=fix)
+    assert (result.image.mode, result.image.size) == (expected, (34, 86))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_varying_transparency_is_restored_beside_the_colours(perfect, mode):
+    source = photo(mode)
+    image = perfect(source, scale=4).image
+    assert image.mode == mode
+    # Pillow enlarges RGBA with premultiplied colours; the restoration does not, so compare channel by channel.
+    for band in source.getbands():
+        assert difference(image.getchannel(band), enlarged(source.getchannel(band), 4)) == 0
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_even_transparency_stays_exactly_as_it_was(restore, mode):
+    source = photo(mode)
+    source.putalpha(77)
+    assert restore(source).image.getchannel("A").getextrema() == (77, 77)
+
+
+def test_an_opaque_alpha_channel_is_no_transparency(restore):
+    source = photo("RGBA")
+    source.putalpha(255)
+    assert difference(restore(source).image, restore(source.convert("RGB")).image) == 0
+
+
+def test_transparency_does_not_touch_the_colours(restore):
+    source = photo("RGBA")
+    result = restore(source)
+    plain = restore(source.convert("RGB"))
+    assert difference(result.image.convert("RGB"), plain.image) == 0
+    assert len(set(np.asarray(result.image.getchannel("A")).ravel())) > 1
+    assert result.texts == plain.texts
+    np.testing.assert_array_equal(result.entropy, plain.entropy)
+
+
+# ---- randomness ----------------------------------------------------------------------------------------------------
+
+
+def test_the_seed_decides_the_picture(restore):
+    first, second, other = (restore(photo(), seed=seed, colour_fix="none").image for seed in (7, 7, 8))
+    assert difference(first, second) == 0
+    assert difference(first, other) > 0
+
+
+# ---- colours -------------------------------------------------------------------------------------------------------
+
+
+def test_a_tint_stays_without_a_colour_fix(perfect):
+    image = perfect(photo(), tint=TINT, scale=2).image
+    shift = np.asarray(image).astype(int) - np.asarray(enlarged(photo(), 2))
+    assert set(map(tuple, shift.reshape(-1, 3))) == {TINT}
+
+
+@pytest.mark.parametrize("fix", ["wavelet", "adain"])
+def test_a_colour_fix_takes_a_tint_away(perfect, fix):
+    image = perfect(photo(), tint=TINT, scale=2, colour_fix=fix).image
+    assert difference(image, enlarged(photo(), 2)) <= 1  # rounding to 8 bits
+
+
+def test_the_default_colour_fix_is_the_models(perfect):
+    assert tiny().colour_fix == "wavelet"
+    image = perfect(photo(), tint=TINT, scale=2, colour_fix=None).image
+    assert difference(image, perfect(photo(), tint=TINT, scale=2, colour_fix="wavelet").image) == 0
+
+
+def test_the_wavelet_fix_keeps_the_models_detail_on_the_photos_colours(perfect):
+    def checkers(*shape: int) -> np.ndarray:
+        return np.where(np.indices(shape).sum(axis=0) % 2, 8, -8)[..., None]
+
+    image = perfect(photo(), tint=checkers(TILE, TILE) + TINT, scale=2, colour_fix="wavelet").image
+    wanted = enlarged(photo(), 2) + checkers(86, 34)
+    # Rounding, and a little more in the corners, where the border is repeated; measured 1.
+    assert np.abs(np.asarray(image).astype(int) - wanted).max() <= 2
+
+
+# ---- what is said --------------------------------------------------------------------------------------------------
+
+
+def test_the_words_of_the_tiles_are_returned_without_those_of_the_transparency(perfect):
+    result = perfect(photo("RGBA", size=(32, 16)), scale=2)  # 3 x 1 tiles of 32 with a quarter of overlap
+    assert result.texts == [f"Large blur, small noise. {n}" for n in range(3)]
+    assert result.degradation == {"blur": "large", "noise": "small"}
+    assert result.description == "0"
+    assert result.remarks == []
+
+
+def test_the_entropy_of_each_tile_lies_where_the_tile_lies(perfect):
+    entropy = perfect(photo(size=(32, 16)), scale=2, overlap=0).entropy
+    np.testing.assert_array_equal(entropy, np.repeat([[0.0, 1.0]], SIDE, axis=1).repeat(SIDE, axis=0))
+
+
+def test_the_vote_takes_the_middle_level_and_the_most_frequent_description():
+    texts = [
+        "Small blur, large noise. A cat.",
+        "Large blur, large noise. A dog.",
+        "",
+        "Medium blur, small noise. A dog.",
+    ]
+    assert _vote(texts) == ({"blur": "medium", "noise": "large"}, "A dog.")
+
+
+def test_tiles_without_a_reading_have_no_vote():
+    assert _vote(["A cat.", "A cat.", "Small blur, small noise."]) == ({"blur": "small", "noise": "small"}, "A cat.")
+    assert _vote(["A cat."]) == (None, "A cat.")
+    assert _vote(["", ""]) == (None, "")
+
+
+def test_a_picture_opened_by_force_is_remarked(restore):
+    result = restore(photo())
+    assert result.remarks == ["the model did not open a picture itself in 8 of 8 tiles; it was forced"]
+
+
+def test_a_picture_of_another_size_is_resized_and_remarked(perfect, monkeypatch):
+    def larger(model: Any, lq_codes: np.ndarray, **_: Any) -> list[Answer]:
+        model.seen = [np.full((2 * TILE, TILE, 3), 99, np.uint8)] * len(lq_codes)
+        codes = np.zeros((2 * SIDE, SIDE), np.int32)
+        return [Answer(codes, np.ones(codes.shape, np.float32), "", True)] * len(lq_codes)
+
+    monkeypatch.setattr(infer.restore, "generate", larger)
+    result = perfect(photo(size=(32, 16)), scale=2, overlap=0)
+    assert result.image.getextrema() == ((99, 99),) * 3
+    assert result.entropy.shape == (SIDE, 2 * SIDE) and np.ptp(result.entropy) == 0
+    assert result.remarks == ["the model chose another size in 2 of 2 tiles; they were resized"]
+
+
+def test_nothing_unusual_gives_no_remark():
+    assert _remarks([Answer(np.zeros((SIDE, SIDE)), np.zeros((SIDE, SIDE)), "", True)], SIDE) == []
+
+
+# ---- limits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 33])
+def test_parts_are_small_equally_long_and_in_order(count):
+    lengths = []
+
+    def negate(part: np.ndarray) -> np.ndarray:
+        lengths.append(len(part))
+        return -part
+
+    np.testing.assert_array_equal(_in_parts(negate, np.arange(count)), -np.arange(count))
+    assert len(set(lengths)) == 1 and lengths[0] <= 16
+
+
+@pytest.mark.parametrize("scale", [0, 0.99, -1, 16.01, 1e9, float("nan"), float("inf")])
+def test_scales_out_of_range_are_refused(perfect, scale):
+    with pytest.raises(PureError, match="the scale is"):
+        perfect(photo(), scale=scale)
+
+
+def test_results_over_64_million_pixels_are_refused():
+    from infer.picture import from_image
+
+    picture = from_image(Image.new("L", (1000, 1000)))
+    assert output_size(picture, 8) == (8000, 8000)
+    with pytest.raises(PureError, match="8010x8010 pixels, more than 64 million"):
+        output_size(picture, 8.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"seed": -1}, "seed is -1"),
+        ({"colour_fix": "sepia"}, "'sepia', but it must be one of none, wavelet, adain"),
+        ({"overlap": -1}, "overlap -1"),
+        ({"overlap": 17}, "overlap 17"),
+    ],
+)
+def test_other_values_out_of_range_are_refused(perfect, options, complaint):
+    with pytest.raises(PureError, match=complaint):
+        perfect(photo(), **options)
+
+
+def test_pictures_under_16_pixels_are_refused(perfect):
+    with pytest.raises(PureError, match="15x40"):
+        perfect(photo(size=(15, 40)))
