@@ -160,12 +160,12 @@ class TrainLanguageModel:
         thresholds = tercile_thresholds(records)
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "thresholds.json").write_text(json.dumps(asdict(thresholds) | {"n": len(records)}) + "\n")
-        codebook = l2_normalize(newest_tree(self.vqgan)["ema"]["quantizer"]["codebook"])
+        codebook = np.asarray(l2_normalize(newest_tree(self.vqgan)["ema"]["quantizer"]["codebook"]))
         prompt_length = len(prompt_ids(tokenizer, vocabulary, records.lq_codes[0]))
         train(
             init_state(config, self.train, vocabulary, codebook),
             make_step(config, self.train, vocabulary, prompt_length),
-            lambda step: batch_at(records, config, self.train, tokenizer, vocabulary, thresholds, step),
+            lambda step: batch_at(records, config, self.train, tokenizer, vocabulary, thresholds, codebook, step),
             steps=self.train.steps,
             directory=self.out,
             save_every=self.save_every,

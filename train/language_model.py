@@ -32,9 +32,8 @@ class LanguageModelTrainConfig:
     batch: int = 8
     steps: int = 1484
     seed: int = 0
-    max_corruption: float = 0.0
-    """Each sequence replaces a share of its HQ input codes, drawn from 0 to this, by random codes; labels stay. The
-    model then leans on the LQ codes, and a bad draw at inference does not drag the rest of the tile along."""
+    drift: float = 0.0
+    """Moves the HQ codes that the model reads, not those it must predict: see `drifted`."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
 
@@ -70,6 +69,7 @@ def batch_at(
     tokenizer: Tokenizer,
     vocabulary: Vocabulary,
     thresholds: Thresholds,
+    codebook: np.ndarray,
     step: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """tokens and labels, int32 [batch, length], of one step; every epoch is a new permutation of the records.
@@ -101,17 +101,36 @@ def batch_at(
     labels[:] = IGNORE
     for row, (own_tokens, own_labels) in enumerate(pairs):
         tokens[row, : len(own_tokens)], labels[row, : len(own_labels)] = own_tokens, own_labels
-    return corrupt(tokens, labels, vocabulary, train.max_corruption, np.random.default_rng([train.seed, step, 1])), labels
+    if train.drift:
+        tokens = drifted(tokens, labels, vocabulary, codebook, train.drift, np.random.default_rng([train.seed, step, 1]))
+    return tokens, labels
 
 
-def corrupt(
-    tokens: np.ndarray, labels: np.ndarray, vocabulary: Vocabulary, most: float, rng: np.random.Generator
+def drifted(
+    tokens: np.ndarray,
+    labels: np.ndarray,
+    vocabulary: Vocabulary,
+    codebook: np.ndarray,
+    most: float,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """tokens int32 [batch, length] with some labelled codes replaced by random ones; a share of 0 to `most` a row."""
-    shares = rng.random((len(tokens), 1)) * most
-    is_answer_code = (labels != IGNORE) & (vocabulary.id_to_code[tokens] >= 0)
-    chosen = is_answer_code & (rng.random(tokens.shape) < shares)
-    return np.where(chosen, rng.choice(vocabulary.code_to_id, tokens.shape), tokens)
+    """tokens int32 [batch, length] with each row's labelled codes moved in latent space; labels are to stay.
+
+    A row's codes all move by one vector, plus one of their own each, both normal with a standard deviation per channel
+    drawn from 0 to `most`; the nearest code takes the place. A picture that is decoded code by code drifts like this:
+    a model that has seen it corrects the drift by the LQ picture instead of continuing it.
+
+    codebook: float32 [codes, dim], unit rows.
+    """
+    moved = tokens.copy()
+    for row in range(len(tokens)):
+        places = np.flatnonzero((labels[row] != IGNORE) & (vocabulary.id_to_code[tokens[row]] >= 0))
+        z = codebook[vocabulary.id_to_code[tokens[row, places]]]
+        shared, own = rng.random(2) * most
+        z = z + shared * rng.standard_normal(z.shape[1]) + own * rng.standard_normal(z.shape)
+        # Rows of the codebook are unit vectors: the nearest has the largest product.
+        moved[row, places] = vocabulary.code_to_id[np.argmax(z @ codebook.T, axis=1)]
+    return moved
 
 
 def init_state(

@@ -19,7 +19,7 @@ from train.language_model import (
     LanguageModelTrainConfig,
     answer_text,
     batch_at,
-    corrupt,
+    drifted,
     init_state,
     make_step,
     tercile_thresholds,
@@ -55,7 +55,7 @@ CODEBOOK /= np.linalg.norm(CODEBOOK, axis=1, keepdims=True)
 
 
 def batch(step: int, records: Records = RECORDS, config=CONFIG, options=OPTIONS):
-    return batch_at(records, config, options, TOKENIZER, VOCABULARY, THRESHOLDS, step)
+    return batch_at(records, config, options, TOKENIZER, VOCABULARY, THRESHOLDS, np.eye(CODES, 8), step)
 
 
 @pytest.fixture(scope="module")
@@ -242,17 +242,32 @@ def test_kill_and_resume_equals_never_killed(start, dropout_step_fn, tmp_path):
     assert np.any(whole.params["embed"]["embedding"] != start.params["embed"]["embedding"])
 
 
-def test_corruption_replaces_only_answer_codes_and_at_most_the_given_share() -> None:
+def test_drift_moves_the_answer_codes_that_are_read_and_nothing_else() -> None:
     rng = np.random.default_rng(0)
-    vocabulary = VOCABULARY
-    block = image_block(rng.integers(0, CODES, (16, 16)), vocabulary)
-    tokens = np.tile(np.concatenate([block, block]), (40, 1)).astype(np.int32)
+    codebook = rng.standard_normal((CODES, 8))
+    codebook /= np.linalg.norm(codebook, axis=1, keepdims=True)
+    block = image_block(rng.integers(0, CODES, (16, 16)), VOCABULARY)
+    tokens = np.tile(np.concatenate([block, block]), (20, 1)).astype(np.int32)
     labels = tokens.copy()
     labels[:, : len(block)] = IGNORE  # the first picture is the question's
-    out = corrupt(tokens, labels, vocabulary, 0.3, np.random.default_rng(1))
-    changed = out != tokens
-    assert not changed[:, : len(block)].any()
-    assert (vocabulary.id_to_code[tokens[changed]] >= 0).all() and (vocabulary.id_to_code[out[changed]] >= 0).all()
-    shares = changed.sum(axis=1) / 256
-    assert 0.10 < shares.mean() < 0.20 and shares.max() < 0.4  # uniform shares in 0 ... 0.3: mean 0.15
-    assert (corrupt(tokens, labels, vocabulary, 0.0, np.random.default_rng(1)) == tokens).all()
+
+    def share_moved(most: float) -> float:
+        out = drifted(tokens, labels, VOCABULARY, codebook, most, np.random.default_rng(1))
+        changed = out != tokens
+        assert not changed[:, : len(block)].any()
+        assert (VOCABULARY.id_to_code[tokens[changed]] >= 0).all() and (VOCABULARY.id_to_code[out[changed]] >= 0).all()
+        return float(changed.mean())
+
+    assert share_moved(0.0) == 0 < share_moved(0.1) < share_moved(0.5)
+
+
+def test_a_drift_shared_by_the_row_moves_equal_codes_alike() -> None:
+    angles = np.linspace(0, 2 * np.pi, CODES, endpoint=False)
+    codebook = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # neighbours on a circle: code + 1 is a small turn
+    tokens = image_block(np.full((4, 4), 7), VOCABULARY)[None]
+    out = [
+        VOCABULARY.id_to_code[drifted(tokens, tokens, VOCABULARY, codebook, 0.5, np.random.default_rng(seed))[0, 3:7]]
+        for seed in range(40)
+    ]
+    spread = np.mean([codes.std() for codes in out])
+    assert spread < 0.8 * np.std(np.concatenate(out))  # without a shared part both would be equal
