@@ -55,9 +55,10 @@ class Restorer:
             PureError: scale outside 1 ... 16, a result over 64 million pixels, or an overlap over half a tile.
         """
         width, height = output_size(picture, scale)
-        tile = self.model.config.tile_size
-        stride = self.model.config.vqgan.stride
-        return plan_tiles(height, width, tile, tile // 4 if overlap is None else overlap, multiple=stride)
+        config = self.model.config
+        if overlap is None:
+            overlap = config.tile_size // 4 if config.tile_overlap is None else config.tile_overlap
+        return plan_tiles(height, width, config.tile_size, overlap, multiple=config.vqgan.stride)
 
     def restore(
         self,
@@ -79,7 +80,8 @@ class Restorer:
             scale: 1 ... 16; the result measures round(side * scale).
             seed: 0 ... 2**32 - 1; the same seed gives the same picture, whatever the batch.
             colour_fix: "none", "wavelet" or "adain"; None takes the model's default.
-            overlap: pixels that neighbouring tiles share at least, 0 ... half a tile; None is a quarter.
+            overlap: pixels that neighbouring tiles share at least, 0 ... half a tile; None takes the
+                model's default.
             sampling, text_prefix, faithful, batch, progress: see `infer.generate.generate`.
 
         Raises:

@@ -44,7 +44,7 @@ class Restore:
     colour_fix: Literal["none", "wavelet", "adain"] | None = None
     """Take colours from the input; by default the model's choice."""
     overlap: int | None = None
-    """Pixels that neighbouring tiles share; by default a quarter of a tile."""
+    """Pixels that neighbouring tiles share; by default the model's."""
     batch: int = 64
     """Tiles decoded together; fewer need less memory."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

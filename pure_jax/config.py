@@ -128,6 +128,8 @@ class ModelConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     tile_size: int = 512
     """Side in pixels of the square pictures the model was trained on."""
+    tile_overlap: int | None = None
+    """Pixels that neighbouring tiles of a larger picture share at least; None is a quarter of a tile."""
     codes_per_grid: int = 4
     """Latent positions per side of one grid, the unit in which the size tokens count (32 px at stride 8)."""
     text_length: int | None = None
@@ -143,6 +145,8 @@ class ModelConfig:
         unit = self.vqgan.stride * self.codes_per_grid
         if self.tile_size < unit or self.tile_size % unit:
             raise PureError(f"tile_size {self.tile_size} is not a multiple of one grid ({unit} pixels)")
+        if self.tile_overlap is not None and self.tile_overlap > self.tile_size // 2:
+            raise PureError(f"tile_overlap {self.tile_overlap} must be at most half a tile ({self.tile_size // 2})")
 
 
 def pure_7b() -> ModelConfig:
@@ -174,6 +178,7 @@ def demo() -> ModelConfig:
         ),
         sampling=SamplingConfig(max_text_tokens=32),
         tile_size=64,
+        tile_overlap=32,
         text_length=24,
     )
 

@@ -52,6 +52,7 @@ def test_every_field_survives_json() -> None:
         vqgan=VQGANConfig(3, (2, 1), 1, 5, 6, 7, 1, 0.25),
         sampling=SamplingConfig(0.1, 0.2, 3.0, 4.0, 4.5, 6),
         tile_size=12,
+        tile_overlap=4,
         codes_per_grid=3,
         text_length=9,
         colour_fix="none",
@@ -145,7 +146,7 @@ def test_stride_follows_the_levels(multipliers: tuple[int, ...], stride: int) ->
     assert VQGANConfig(channel_multipliers=multipliers).stride == stride
 
 
-@pytest.mark.parametrize("field, value", [("family", "nsarm"), ("colour_fix", "magic")])
-def test_names_outside_the_list_are_refused(field: str, value: str) -> None:
-    with pytest.raises(PureError, match=value):
+@pytest.mark.parametrize("field, value", [("family", "nsarm"), ("colour_fix", "magic"), ("tile_overlap", 257)])
+def test_values_outside_the_list_are_refused(field: str, value: str | int) -> None:
+    with pytest.raises(PureError, match=str(value)):
         ModelConfig(**{field: value})
