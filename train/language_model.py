@@ -102,7 +102,8 @@ def batch_at(
     for row, (own_tokens, own_labels) in enumerate(pairs):
         tokens[row, : len(own_tokens)], labels[row, : len(own_labels)] = own_tokens, own_labels
     if train.drift:
-        tokens = drifted(tokens, labels, vocabulary, codebook, train.drift, np.random.default_rng([train.seed, step, 1]))
+        rng = np.random.default_rng([train.seed, step, 1])
+        tokens = drifted(tokens, labels, vocabulary, codebook, train.drift, rng)
     return tokens, labels
 
 
@@ -134,7 +135,7 @@ def drifted(
 
 
 def init_state(
-    config: ModelConfig, train: LanguageModelTrainConfig, vocabulary: Vocabulary, codebook: Array
+    config: ModelConfig, train: LanguageModelTrainConfig, vocabulary: Vocabulary, codebook: np.ndarray
 ) -> LanguageModelState:
     """Fresh weights, except that the image codes' rows of embedding and head start from the codebook.
 
