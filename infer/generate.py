@@ -21,6 +21,10 @@ Progress = Callable[[int, int], None]
 """Called with (codes written, codes in all) after each row of codes of each batch."""
 
 
+MAX_BATCH = 64
+CACHE_BYTES = 2**30
+
+
 @dataclass(frozen=True)
 class Answer:
     """One picture's answer.
@@ -43,7 +47,7 @@ def generate(
     sampling: SamplingConfig | None = None,
     text_prefix: str = "",
     faithful: bool = False,
-    batch: int = 64,
+    batch: int | None = None,
     instruction: str = INSTRUCTION,
     progress: Progress = lambda done, total: None,
 ) -> list[Answer]:
@@ -58,14 +62,14 @@ def generate(
         sampling: None takes the model's defaults.
         text_prefix: text every answer must begin with; the model continues it.
         faithful: as the original: text unmasked, the picture's size drawn by the model, one token a step.
-        batch: pictures decoded together; 1 or more.
+        batch: pictures decoded together; 1 or more. None takes as many as keep the caches within 1 GiB, at most 64.
 
     Raises:
         PureError: seed or batch out of range; a prefix longer than max_text_tokens or with control tokens.
     """
     sampling = sampling or model.config.sampling
     check_seed(seed)
-    if batch < 1:
+    if batch is not None and batch < 1:
         raise PureError(f"the batch is {batch}; decode 1 or more pictures at a time")
     prefix = answer_text_ids(model.tokenizer, model.vocabulary, text_prefix)
     if len(prefix) > sampling.max_text_tokens:
@@ -73,10 +77,10 @@ def generate(
             f"the forced text has {len(prefix)} tokens, more than max_text_tokens ({sampling.max_text_tokens})"
         )
     count, height, width = lq_codes.shape
-    batches = -(-count // batch)
-    batch = -(-count // batches)
     prompts = np.stack([prompt_ids(model.tokenizer, model.vocabulary, codes, instruction) for codes in lq_codes])
     slots = 3 + height * (width + 1) * (2 if faithful else 1)
+    batches = -(-count // (batch or _fitting_batch(model, sampling, prompts.shape[1], slots)))
+    batch = -(-count // batches)
     static = (model.transformer, model.vocabulary, sampling)
     params = model.params["transformer"]
     answers: list[Answer] = []
@@ -117,6 +121,15 @@ def check_seed(seed: int) -> None:
     """Raises PureError unless seed lies in 0 ... 2**32 - 1."""
     if not 0 <= seed < 2**32:
         raise PureError(f"the seed is {seed}, but it must lie in 0 ... {2**32 - 1}")
+
+
+def _fitting_batch(model: Model, sampling: SamplingConfig, prompt_length: int, image_slots: int) -> int:
+    """How many pictures' caches fit into CACHE_BYTES, from 1 to MAX_BATCH."""
+    cfg = model.config.transformer
+    tokens = prompt_length + sampling.max_text_tokens + image_slots
+    tokens += image_slots if sampling.guidance_scale != 1.0 else 0
+    row = 2 * tokens * cfg.num_layers * cfg.num_kv_heads * cfg.head_dim * jnp.dtype(model.dtype).itemsize
+    return max(1, min(MAX_BATCH, CACHE_BYTES // row))
 
 
 def _to_text(model: Model, ids: np.ndarray) -> str:

@@ -71,7 +71,7 @@ class Restorer:
         faithful: bool = False,
         colour_fix: str | None = None,
         overlap: int | None = None,
-        batch: int = 64,
+        batch: int | None = None,
         progress: Progress = lambda done, total: None,
     ) -> Restoration:
         """Restore one photograph of at least 16x16 pixels.

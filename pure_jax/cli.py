@@ -45,8 +45,8 @@ class Restore:
     """Take colours from the input; by default the model's choice."""
     overlap: int | None = None
     """Pixels that neighbouring tiles share; by default the model's."""
-    batch: int = 64
-    """Tiles decoded together; fewer need less memory."""
+    batch: int | None = None
+    """Tiles decoded together; by default as many as keep the caches within 1 GiB, at most 64."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     entropy_map: Path | None = None
     """Write the entropy of every code as a heat map to this PNG file."""

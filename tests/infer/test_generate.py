@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from infer.generate import Answer, generate, override
-from pure_jax.config import SamplingConfig
+from infer.generate import Answer, _fitting_batch, generate, override
+from pure_jax.config import SamplingConfig, pure_7b, tiny
 from pure_jax.errors import PureError
 from pure_jax.model import Model
 from tests.models import tiny_model
@@ -126,3 +128,15 @@ def test_override_replaces_what_is_given_and_checks_it():
     assert override(defaults, temperature=0.0, k_max=None) == SamplingConfig(temperature=0.0)
     with pytest.raises(PureError, match="temperature is -1"):
         override(defaults, temperature=-1.0)
+
+
+def test_the_default_batch_keeps_the_caches_of_a_7b_model_to_one_picture() -> None:
+    sampling = SamplingConfig()
+    small = SimpleNamespace(config=tiny(), dtype=np.float32)
+    large = SimpleNamespace(config=pure_7b(), dtype=np.float16)
+    assert _fitting_batch(small, sampling, 100, 100) == 64
+    assert _fitting_batch(large, sampling, 4188, 4163) == 1  # 6.8 GB a picture
+    config = replace(tiny(), transformer=replace(tiny().transformer, num_layers=64))
+    wide = SimpleNamespace(config=config, dtype=np.float32)
+    # 2 (keys, values) x 64 layers x 4 heads x 8 x 4 bytes = 16 KiB a token; 2 x 1,000 + 256 tokens with guidance
+    assert _fitting_batch(wide, sampling, 0, 1000) == 2**30 // (16384 * 2256)
