@@ -94,7 +94,9 @@ def _write_network(directory: Path, name: str, tree: Any, format: Format) -> Non
                 checkpointer.save(directory.resolve() / name, tree)
         else:
             flat = traverse_util.flatten_dict(tree, sep=".")
-            save_file({k: np.ascontiguousarray(v) for k, v in flat.items()}, directory / f"{name}.safetensors")
+            file = directory / f"{name}.safetensors"
+            save_file({k: np.ascontiguousarray(v) for k, v in flat.items()}, file)
+            file.chmod((directory / "config.json").stat().st_mode)  # safetensors leaves it readable by its owner only
     except (SafetensorError, ValueError) as error:  # how the two libraries report a full disk
         raise OSError(str(error).splitlines()[0]) from error
 

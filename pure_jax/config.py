@@ -176,7 +176,10 @@ def demo() -> ModelConfig:
             codebook_size=1024,
             num_groups=4,  # 32 groups of 32 channels would be instance norm, which forgets a picture's mean colour
         ),
-        sampling=SamplingConfig(max_text_tokens=32),
+        # Chosen on degraded training photos. Guidance is off: the model was not trained without its question.
+        sampling=SamplingConfig(
+            guidance_scale=1.0, temperature=0.8, k_max=256.0, entropy_center=4.0, max_text_tokens=32
+        ),
         tile_size=64,
         tile_overlap=32,
         text_length=24,
