@@ -4,9 +4,7 @@ The bicubic row says what one gets for nothing; the round trip says what the tok
 """
 
 import csv
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +18,7 @@ from infer.niqe import NiqeParams, niqe
 from infer.perceptual import NAME as PERCEPTUAL_NAME
 from infer.perceptual import perceptual_distance
 from pure_jax.errors import PureError
+from pure_jax.files import replacing
 
 METHODS = ("bicubic", "VQGAN round trip", "ours")
 _COLUMNS = {  # field of Row: title (the arrow points to better), digits
@@ -135,7 +134,7 @@ def evaluate(
             remarks += remark
         if save_images is not None:
             shown = [pictures["bicubic"], pictures["ours"]] + ([gt] if gt is not None else [])
-            with _replacing(save_images / f"{name}.png") as temporary:
+            with replacing(save_images / f"{name}.png") as temporary:
                 Image.fromarray(np.concatenate(shown, axis=1)).save(temporary, format="PNG")
     if not rows:
         raise PureError(f"no pair in {pairs} could be evaluated: {skipped[-1]}")
@@ -169,7 +168,7 @@ def write_csv(result: Evaluation, path: Path) -> None:
     Raises:
         PureError: the file cannot be written.
     """
-    with _replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "method", *_COLUMNS])
         for row in result.rows:
@@ -266,16 +265,3 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PureError(f"the folder {folder} cannot be made ({error.strerror})") from error
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place if the block succeeds and is removed if not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise PureError(f"{path} cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)

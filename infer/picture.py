@@ -7,7 +7,6 @@ Writing is checked before the long work starts and never leaves a half-written f
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import tempfile
 import warnings
@@ -19,6 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pure_jax.errors import PureError
+from pure_jax.files import not_writable, replacing
 
 MIN_SIDE = 16
 MAX_PIXELS = 64_000_000
@@ -169,7 +169,7 @@ def check_output(path: str | os.PathLike[str], *, has_alpha: bool, size: tuple[i
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise _not_writable(name, error) from error
+        raise not_writable(path, error) from error
 
 
 def write_image(path: str | os.PathLike[str], image: Image.Image, icc: bytes | None = None) -> None:
@@ -183,17 +183,8 @@ def write_image(path: str | os.PathLike[str], image: Image.Image, icc: bytes | N
     check_output(path, has_alpha=image.has_transparency_data, size=image.size)
     encoder = _ENCODERS[path.suffix.lower()]
     profile = icc or image.info.get("icc_profile")
-    partial = path.with_name(f".pure-{secrets.token_hex(8)}.part")
-    try:
-        with partial.open("xb") as file:
-            image.save(file, encoder.format, icc_profile=profile, **encoder.options)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise _not_writable(repr(str(path)), error) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as beside, beside.open("xb") as file:
+        image.save(file, encoder.format, icc_profile=profile, **encoder.options)
 
 
 def _open(path: Path, name: str) -> BinaryIO:
@@ -254,10 +245,6 @@ def _too_large(name: str) -> PureError:
 
 def _damaged(name: str, error: Exception) -> PureError:
     return PureError(f"{name} is damaged or incomplete ({_reason(error)}); get a fresh copy of the picture")
-
-
-def _not_writable(name: str, error: OSError) -> PureError:
-    return PureError(f"output {name} cannot be written ({_reason(error)}); choose another place or make room")
 
 
 def _reason(error: Exception) -> str:

@@ -7,15 +7,13 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from pure_jax.errors import PureError
+from pure_jax.files import replacing
 from train.degradation import PRESETS, DegradationConfig, degrade
 from train.labels import PARAMS_THRESHOLDS, SPEC_TWIN_THRESHOLDS, blur_score, levels, noise_score, twin_scores
 
@@ -65,13 +63,13 @@ def degrade_folder(
                 continue
             lq, record = _make_pair(gt, photo.name, seed, PRESETS[preset], scale)
             for folder, image in (("gt", gt), ("lq", lq)):
-                with _replacing(destination / folder / f"{photo.stem}.png") as beside:
+                with replacing(destination / folder / f"{photo.stem}.png") as beside:
                     Image.fromarray(image).save(beside, format="PNG")
             caption = captions.get(photo.name, {}).get("caption")
             records.append({"file": photo.name, **({"caption": caption} if caption else {}), **record})
         if not records:
             raise PureError(f"none of the {len(photos)} photos in {source} could be used; the warnings above say why")
-        with _replacing(destination / "pairs.jsonl") as beside:
+        with replacing(destination / "pairs.jsonl") as beside:
             beside.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     except OSError as error:
         raise PureError(
@@ -152,14 +150,3 @@ def _read_photo(path: Path, scale: int, crop: int | None) -> np.ndarray:
         raise ValueError(f"its {image.width}x{image.height} pixels are fewer than the crop of {crop or scale}")
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return np.asarray(image.crop((left, top, left + width, top + height)))
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it replaces `path` when the block succeeds and is removed otherwise."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

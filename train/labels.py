@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pure_jax.errors import PureError
+from pure_jax.sequence import LEVELS
 from train.degradation import Degradation, Noise, apply
 from train.jpeg import quality_factor
 from train.kernels import CUBIC_A, Kernel, cubic
@@ -41,7 +42,7 @@ def levels(blur: float, noise: float, thresholds: Thresholds) -> tuple[str, str]
 def _level(name: str, score: float, borders: tuple[float, float]) -> str:
     if not math.isfinite(score):
         raise PureError(f"the {name} score is {score}; only finite scores have a level, so check its image")
-    return ("small", "medium", "large")[sum(score >= border for border in borders)]
+    return LEVELS[sum(score >= border for border in borders)]
 
 
 def blur_score(degradation: Degradation, scale: int = 4) -> float:

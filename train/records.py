@@ -6,7 +6,6 @@ templates and thresholds can change without encoding again.
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from PIL import Image
 
 from pure_jax.config import ModelConfig
 from pure_jax.errors import PureError
+from pure_jax.files import replacing
 from pure_jax.model import encode_images
 from pure_jax.vqgan import VQGAN
 from train.degradation import REAL_ESRGAN, degrade
@@ -106,9 +106,8 @@ def build_records(
 def save_records(path: Path, records: Records) -> None:
     """Write beside and rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, **vars(records) | {"captions": np.array(records.captions)})
-    os.replace(partial, path)
+    with replacing(path) as beside, beside.open("wb") as file:
+        np.savez_compressed(file, **vars(records) | {"captions": np.array(records.captions)})
 
 
 def load_records(path: Path) -> Records:

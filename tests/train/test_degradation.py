@@ -11,7 +11,6 @@ import scipy.special
 from PIL import Image
 
 from pure_jax.errors import PureError
-from train import degrade as degrade_module
 from train.degradation import (
     LIGHT,
     MILD,
@@ -362,7 +361,7 @@ def test_an_interrupted_write_leaves_no_output(folder, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(degrade_module.os, "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(PureError, match="no space left"):
         degrade_folder(folder, tmp_path / "out")
     assert not any(path.is_file() for path in (tmp_path / "out").rglob("*"))
