@@ -1,4 +1,4 @@
-"""The decoder-only transformer of Chameleon, Lumina-mGPT and PURE: Hugging Face names to this library's.
+"""The decoder-only transformer of Chameleon, Lumina-mGPT and PURE: Hugging Face names and configuration.
 
 The query and key weights of such files are already in the rotate-half order of RoPE, so nothing is permuted.
 """
@@ -6,52 +6,195 @@ The query and key weights of such files are already in the rotate-half order of 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
+from functools import cache
+from operator import index
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
-from convert import Row, keep, linear_kernel, translate
+from convert.tables import KEEP, LINEAR, NORM_ROWS, Row, Shape, distinct_rows, from_torch, to_torch
 from pure_jax.config import TransformerConfig
+from pure_jax.errors import PureError
+from pure_jax.tensors import LazyTensor
 from pure_jax.transformer import Transformer
 
-
-def norm_rows(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """QK-norm rows, one per model-parallel rank or (newer files) already repeated for every head, -> one per rank."""
-    if x.shape == shape or x.ndim != 2 or x.shape[1] != shape[1] or x.shape[0] % shape[0]:
-        return x
-    per_rank = x.reshape(shape[0], -1, shape[1])
-    if not np.array_equal(per_rank, np.broadcast_to(per_rank[:, :1], per_rank.shape)):
-        raise ValueError(f"its {x.shape[0]} rows differ within the {shape[0]} groups that model_parallel_size asks for")
-    return np.ascontiguousarray(per_rank[:, 0])
-
+_LAYER, _OURS = "model.layers.{layer}", "layers_{layer}"
 
 ROWS = (
-    Row(r"model\.embed_tokens\.weight", r"embed/embedding", keep),
-    Row(r"model\.layers\.(\d+)\.(input_layernorm|post_attention_layernorm)\.weight", r"layers_\1/\2/weight", keep),
-    Row(r"model\.layers\.(\d+)\.self_attn\.([qkvo]_proj)\.weight", r"layers_\1/self_attn/\2/kernel", linear_kernel),
-    Row(r"model\.layers\.(\d+)\.self_attn\.([qk]_norm)\.(weight|bias)", r"layers_\1/self_attn/\2/\3", norm_rows),
-    Row(r"model\.layers\.(\d+)\.mlp\.((?:gate|up|down)_proj)\.weight", r"layers_\1/mlp/\2/kernel", linear_kernel),
-    Row(r"model\.norm\.weight", r"norm/weight", keep),
-    Row(r"lm_head\.weight", r"lm_head/kernel", linear_kernel),
+    Row("model.embed_tokens.weight", "embed.embedding", KEEP),
+    Row(f"{_LAYER}.{{name}}.weight", f"{_OURS}.{{name}}.weight", KEEP, {"name": "(?:input|post_attention)_layernorm"}),
+    Row(f"{_LAYER}.self_attn.{{name}}.weight", f"{_OURS}.self_attn.{{name}}.kernel", LINEAR, {"name": "[qkvo]_proj"}),
+    Row(
+        f"{_LAYER}.self_attn.{{name}}.{{kind}}",
+        f"{_OURS}.self_attn.{{name}}.{{kind}}",
+        NORM_ROWS,
+        {"name": "[qk]_norm", "kind": "weight|bias"},
+    ),
+    Row(f"{_LAYER}.mlp.{{name}}.weight", f"{_OURS}.mlp.{{name}}.kernel", LINEAR, {"name": "(?:gate|up|down)_proj"}),
+    Row("model.norm.weight", "norm.weight", KEEP),
+    Row("lm_head.weight", "lm_head.kernel", LINEAR),
     # Chameleon's own image tokenizer, half of which some files carry along; PURE's is LlamaGen's, in another file.
-    Row(r"model\.vqmodel\..+", None, keep),
+    Row("model.vqmodel.{rest}", None, KEEP, {"rest": ".+"}),
+    # RoPE's frequencies, a buffer that older versions saved; they follow from rope_theta.
+    Row("model.{where}rotary_emb.inv_freq", None, KEEP, {"where": r"(?:layers\.[0-9]+\.self_attn\.)?"}),
 )
 
+# Wrappers came and went around the same decoder: the language model inside of a multimodal class, or the bare decoder.
+_WRAPPED = re.compile(r"(?:language_model\.model\.|model\.language_model\.|model\.)?(.+)")
+_HEAD = re.compile(r"(?:language_model\.)?(lm_head\..+)")
 
-def transformer_from_torch(tensors: Mapping[str, np.ndarray], config: TransformerConfig) -> dict[str, Any]:
-    """Hugging Face tensors by name -> parameters of `Transformer(config)`, layers stacked if it scans them.
 
-    Dtypes are unchanged. Raises PureError if a tensor is unknown or of another size, or if one is missing.
-    """
+def canonical(name: str) -> str:
+    """A tensor's name in any of the layouts -> the one of the table."""
+    if head := _HEAD.fullmatch(name):
+        return head[1]
+    match = _WRAPPED.fullmatch(name)
+    return f"model.{match[1]}" if match else name
+
+
+@cache
+def transformer_shapes(config: TransformerConfig) -> dict[str, Shape]:
+    """Shape of every parameter by path, one sub-tree per layer, from the configuration alone."""
     unrolled = dataclasses.replace(config, scan_layers=False)
     token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     shapes = jax.eval_shape(Transformer(unrolled).init, jax.random.key(0), token, token)["params"]
-    params = translate(tensors, ROWS, shapes, "Chameleon / PURE")
-    if not config.scan_layers:
-        return params
-    # With numpy, so that the whole model never has to fit on a device.
-    layers = [params.pop(f"layers_{i}") for i in range(config.num_layers)]
-    return params | {"layers": jax.tree.map(lambda *leaves: np.stack(leaves), *layers)}
+    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes, sep=".").items()}
+
+
+def transformer_from_torch(
+    tensors: Mapping[str, LazyTensor], config: TransformerConfig
+) -> tuple[dict[str, LazyTensor], list[str]]:
+    """Tensors by (canonical) name -> (parameters of `Transformer(config)`, one sub-tree per layer; names not needed).
+
+    Raises PureError if a tensor is unknown or of another size, or if one is missing.
+    """
+    return from_torch(tensors, ROWS, transformer_shapes(config), "Chameleon / PURE")
+
+
+def transformer_to_torch(
+    tensors: Mapping[str, LazyTensor], config: TransformerConfig, rows_per_head: bool = True
+) -> dict[str, LazyTensor]:
+    """Parameters, one sub-tree per layer -> Hugging Face tensors by name.
+
+    rows_per_head: repeat the rows of the QK-norms for every head, as transformers has them; False keeps one per
+        model-parallel rank, as the original has them.
+    """
+
+    def shape_of(name: str, shape: Shape) -> Shape:
+        if not rows_per_head or "_norm." not in name:
+            return shape
+        return (config.num_heads if ".q_norm." in name else config.num_kv_heads, *shape[1:])
+
+    return to_torch(tensors, ROWS, shape_of)
+
+
+def norm_ranks(tensors: Mapping[str, LazyTensor], num_layers: int) -> int:
+    """Model-parallel ranks that the QK-norms of these tensors were trained with: how many of their rows differ.
+
+    A configuration's own model_parallel_size cannot be trusted for this: transformers repeats rows and keeps it.
+    """
+    ranks = 1
+    for layer in range(num_layers):
+        for name in ("q_norm", "k_norm"):
+            for kind in ("weight", "bias"):
+                tensor = tensors.get(f"model.layers.{layer}.self_attn.{name}.{kind}")
+                if tensor is not None and len(tensor.shape) == 2 and tensor.shape[0]:
+                    ranks = int(np.lcm(ranks, distinct_rows(np.asarray(tensor))))
+    return ranks
+
+
+# ---- configuration -------------------------------------------------------------------------------------------------
+
+_FIELDS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "rms_norm_eps": "rms_norm_eps",
+}
+
+
+def config_from_torch(values: Mapping[str, Any], where: str, model_parallel_size: int) -> TransformerConfig:
+    """Hugging Face's config.json, of old and new transformers versions -> TransformerConfig, layers unrolled.
+
+    where: the file's name for messages.
+
+    Raises:
+        PureError: a size is missing or no number, or the model is of a kind that this library does not compute.
+    """
+    ours: dict[str, Any] = {}
+    for theirs, name in _FIELDS.items():
+        value = values.get(theirs)
+        whole = theirs != "rms_norm_eps"
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise PureError(f"{where}: {theirs} is {value!r}, but a number is needed{', a whole one' * whole}")
+        ours[name] = value
+    try:
+        _refuse_other_models(values)
+        heads = ours["num_heads"]
+        rope = values.get("rope_parameters") or {}  # transformers 5; a field of its own before
+        ours |= {
+            "num_kv_heads": index(values.get("num_key_value_heads") or heads),
+            "head_dim": index(values.get("head_dim") or ours["hidden_size"] // max(1, heads)),
+            "rope_theta": float(rope.get("rope_theta") or values.get("rope_theta") or 10_000.0),
+            "swin_norm": bool(values.get("swin_norm")),
+            "dropout": float(values.get("dropout") or 0.0),
+            "model_parallel_size": model_parallel_size,
+            "scan_layers": False,
+        }
+        return TransformerConfig(**ours)
+    except PureError as error:
+        raise PureError(f"{where}: {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise PureError(f"{where} has a field of the wrong type ({error}); get the file again") from error
+
+
+def _refuse_other_models(values: Mapping[str, Any]) -> None:
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    for wrong, what in (
+        (values.get("hidden_act", "silu") != "silu", f"hidden_act {values.get('hidden_act')!r} instead of 'silu'"),
+        (kind != "default", f"rope scaling {kind!r}"),
+        (bool(values.get("attention_bias")), "attention_bias"),
+        (bool(values.get("mlp_bias")), "mlp_bias"),
+        (bool(values.get("apply_lora")), "apply_lora"),
+    ):
+        if wrong:
+            raise PureError(f"it asks for {what}, which models of the PURE family do not have")
+
+
+def config_to_torch(config: TransformerConfig, names: Mapping[str, int]) -> dict[str, Any]:
+    """TransformerConfig -> the fields of transformers' ChameleonConfig. names: token name -> id.
+
+    Raises:
+        PureError: transformers' class has no such model: its heads fill the hidden size exactly.
+    """
+    if config.num_heads * config.head_dim != config.hidden_size:
+        raise PureError(
+            f"transformers' Chameleon needs num_heads x head_dim = hidden_size, but {config.num_heads} x "
+            f"{config.head_dim} is not {config.hidden_size}; this model cannot be written for it"
+        )
+    return {theirs: getattr(config, name) for theirs, name in _FIELDS.items()} | {
+        "architectures": ["ChameleonForConditionalGeneration"],
+        "model_type": "chameleon",
+        "num_key_value_heads": config.num_kv_heads,
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
+        "swin_norm": config.swin_norm,
+        "dropout": config.dropout,
+        "model_parallel_size": config.model_parallel_size,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "attention_dropout": 0.0,
+        "mask_image_logits": False,
+        "tie_word_embeddings": False,
+        # transformers looks up by this name the token that stands for an image.
+        "vocabulary_map": {"<image>": names.get("<image>", names["<reserved08707>"]), **names},
+    }

@@ -5,6 +5,8 @@
     transformer.safetensors | transformer/     names are parameter paths joined by "."
     vqgan.safetensors       | vqgan/
     README.md            model card
+    upstream.json        converted models only: where they came from, and the original's config.json
+    SHA256SUMS           for `sha256sum --check`
 
 A directory appears whole or not at all: it is written beside and renamed.
 """
@@ -12,10 +14,13 @@ A directory appears whole or not at all: it is written beside and renamed.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
-import shutil
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -24,24 +29,47 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from pure_jax.config import ModelConfig, from_dict, to_dict
 from pure_jax.errors import PureError
+from pure_jax.files import new_directory
 from pure_jax.model import Model
-from pure_jax.transformer import Transformer, stack_layers, unstack_layers
-from pure_jax.vocabulary import load_vocabulary
+from pure_jax.sharding import parameter_sharding
+from pure_jax.tensors import Index, LazyTensor, cast, entry, in_memory, open_safetensors, stacked, write_safetensors
+from pure_jax.transformer import Transformer
+from pure_jax.vocabulary import Vocabulary, load_vocabulary
 from pure_jax.vqgan import VQGAN
 
 NETWORKS = ("transformer", "vqgan")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 Format = Literal["safetensors", "orbax"]
+Tensors = dict[str, LazyTensor]
+"""One network's parameters by path, joined by "."."""
+
+_LAYER = re.compile(r"layers_(\d+)\.(.+)")
+_STACK = "layers."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk whose parameters have not been read yet: {"transformer": tensors, "vqgan": tensors}."""
+
+    config: ModelConfig
+    tensors: dict[str, Tensors]
+    tokenizer_json: str
+    vocabulary: Vocabulary
+    upstream: dict[str, Any] | None = None
+    """Contents of upstream.json."""
 
 
 def demo_directory() -> Path:
     """Where the embedded demo model lies."""
     return Path(str(files("pure_jax") / "assets" / "demo"))
+
+
+# ---- writing -------------------------------------------------------------------------------------------------------
 
 
 def save(
@@ -59,46 +87,87 @@ def save(
         directory: must not exist yet.
         params: {"transformer": nested dict, "vqgan": nested dict}, laid out as `config` says.
         tokenizer_json: the tokenizer file's text; card: README.md's text.
-        dtype: cast floating parameters to this before writing; None keeps them.
+        dtype: cast the parameters to this before writing; None keeps them.
 
     Raises:
-        PureError: the directory exists or cannot be written.
+        PureError: the directory exists or cannot be written, or float16 is too small for a parameter.
     """
-    target = Path(directory)
-    if target.exists():
-        raise PureError(f"{target} exists already; name a new directory or remove it first")
-    partial = target.with_name(target.name + ".partial")
+    tensors = {}
+    for name in NETWORKS:
+        flat = traverse_util.flatten_dict(params[name], sep=".")
+        tensors[name] = {path: cast(in_memory(leaf), dtype or leaf.dtype, path) for path, leaf in flat.items()}
+    with new_directory(Path(directory)) as partial:
+        write_checkpoint(partial, config, tensors, tokenizer_json, card, format)
+
+
+def write_checkpoint(
+    directory: Path,
+    config: ModelConfig,
+    tensors: Mapping[str, Tensors],
+    tokenizer_json: str,
+    card: str,
+    format: Format = "safetensors",
+    upstream: Mapping[str, Any] | None = None,
+    progress: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Write a model's files into an existing, empty directory, a few tensors in memory at a time.
+
+    progress: called with numbers of bytes, which add up to the size of all tensors. Raises OSError.
+    """
+    texts = {"config.json": json.dumps(to_dict(config), indent=2) + "\n", "tokenizer.json": tokenizer_json}
+    if upstream is not None:
+        texts["upstream.json"] = json.dumps(upstream, indent=1) + "\n"
+    texts["README.md"] = card
+    sums = {}
+    for name, text in texts.items():
+        (directory / name).write_text(text, encoding="utf-8")
+        sums[name] = hashlib.sha256(text.encode()).hexdigest()
+    for name in NETWORKS:
+        sums |= _write_network(directory, name, tensors[name], format, progress)
+    lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]
+    (directory / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+
+
+def _write_network(
+    directory: Path, name: str, tensors: Tensors, format: Format, progress: Callable[[int], None]
+) -> dict[str, str]:
+    """Write one network; sha256 by file name. Raises OSError."""
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        (partial / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
-        (partial / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
-        (partial / "README.md").write_text(card, encoding="utf-8")
-        for name in NETWORKS:
-            tree = params[name] if dtype is None else jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params[name])
-            _write_network(partial, name, jax.tree.map(np.asarray, tree), format)
-        os.replace(partial, target)
-    except OSError as error:
-        raise PureError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if format == "safetensors":
+            file = f"{name}.safetensors"
+            return {file: write_safetensors(directory / file, tensors, progress=progress)}
+        from pure_jax.orbax_tensors import write_orbax
 
-
-def _write_network(directory: Path, name: str, tree: Any, format: Format) -> None:
-    """Write one network's parameters, numpy arrays; raises OSError."""
-    try:
-        if format == "orbax":
-            import orbax.checkpoint as ocp
-
-            with ocp.StandardCheckpointer() as checkpointer:
-                checkpointer.save(directory.resolve() / name, tree)
-        else:
-            flat = traverse_util.flatten_dict(tree, sep=".")
-            file = directory / f"{name}.safetensors"
-            save_file({k: np.ascontiguousarray(v) for k, v in flat.items()}, file)
-            file.chmod((directory / "config.json").stat().st_mode)  # safetensors leaves it readable by its owner only
+        write_orbax(directory / name, tensors, progress)
     except (SafetensorError, ValueError) as error:  # how the two libraries report a full disk
         raise OSError(str(error).splitlines()[0]) from error
+    written = [path for path in (directory / name).rglob("*") if path.is_file()]
+    return {path.relative_to(directory).as_posix(): file_digest(path) for path in written}
+
+
+def file_digest(path: Path) -> str:
+    """A file's sha256, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file of a model directory.
+
+    Raises:
+        PureError: no such directory or file, or no JSON.
+    """
+    if not path.parent.is_dir():
+        raise PureError(f"{path.parent} is not a model directory: there is no such directory")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PureError(f"{path.parent} is not a model directory: {path.name} is missing") from error
+    except (OSError, ValueError) as error:
+        raise PureError(f"{path} cannot be read as JSON: {error}") from error
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -108,20 +177,23 @@ def read_config(directory: Path) -> ModelConfig:
         PureError: no such directory or file, no JSON, unknown or ill-typed fields, values out of range.
     """
     path = directory / "config.json"
-    if not directory.is_dir():
-        raise PureError(f"{directory} is not a model directory: there is no such directory")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise PureError(f"{directory} is not a model directory: config.json is missing") from error
-    except (OSError, ValueError) as error:
-        raise PureError(f"{path} cannot be read as JSON: {error}") from error
-    try:
-        return from_dict(ModelConfig, values, str(path))
+        return from_dict(ModelConfig, read_json(path), str(path))
     except PureError as error:
-        raise error if str(path) in str(error) else PureError(f"{path}: {error}") from error
+        raise error if str(directory) in str(error) else PureError(f"{path}: {error}") from error
 
 
+def is_upstream(directory: Path) -> bool:
+    """True for a directory with a PyTorch model in Hugging Face's layout, whose config.json names its model type.
+
+    Raises:
+        PureError: no such directory, or config.json is missing or no JSON.
+    """
+    values = read_json(directory / "config.json")
+    return isinstance(values, dict) and "model_type" in values
+
+
+@cache
 def expected_shapes(config: ModelConfig) -> dict[str, Any]:
     """Shapes and dtypes of every parameter, from the configuration alone: {"transformer": tree, "vqgan": tree}."""
     token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
@@ -134,27 +206,47 @@ def expected_shapes(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _read_network(directory: Path, name: str, shapes: Any) -> Any:
-    """One network's parameters as numpy arrays, checked leaf by leaf against `shapes`."""
-    file, folder = directory / f"{name}.safetensors", directory / name
-    wanted = traverse_util.flatten_dict(shapes, sep=".")
-    if file.is_file():
-        try:
-            found: dict[str, Any] = dict(load_file(file))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise PureError(f"{file} is broken and cannot be read ({error}); get the file again") from error
-    elif folder.is_dir():
-        import orbax.checkpoint as ocp
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Open a native model directory; only headers are read now, parameters when asked for.
 
-        try:
-            with ocp.StandardCheckpointer() as checkpointer:
-                tree = checkpointer.restore(folder.resolve())
-        except (ValueError, OSError, KeyError) as error:
-            raise PureError(f"{folder} is no complete Orbax checkpoint; get the directory again") from error
-        found = {key: np.asarray(leaf) for key, leaf in traverse_util.flatten_dict(tree, sep=".").items()}
-        file = folder
+    Raises:
+        PureError: what `read_config` refuses; a missing, broken or unfitting part.
+    """
+    config = read_config(directory)
+    tokenizer_json, vocabulary = read_tokenizer(directory / "tokenizer.json", config)
+    shapes = expected_shapes(config)
+    tensors = {name: _open_network(directory, name, shapes[name]) for name in NETWORKS}
+    upstream = directory / "upstream.json"
+    return Checkpoint(config, tensors, tokenizer_json, vocabulary, read_json(upstream) if upstream.is_file() else None)
+
+
+def read_tokenizer(file: Path, config: ModelConfig) -> tuple[str, Vocabulary]:
+    """A tokenizer file's text and what its names mean.
+
+    Raises:
+        PureError: the file is missing or broken, or made for a model of other sizes.
+    """
+    vocabulary = load_vocabulary(file, config.codes_per_grid, config.vqgan.codebook_size)
+    if vocabulary.size > config.transformer.vocab_size:
+        raise PureError(
+            f"{file} has {vocabulary.size} ids, more than the model's vocab_size "
+            f"{config.transformer.vocab_size}; it belongs to another model"
+        )
+    return file.read_text(encoding="utf-8"), vocabulary
+
+
+def _open_network(directory: Path, name: str, shapes: Any) -> Tensors:
+    """One network's parameters, checked leaf by leaf against `shapes`."""
+    file, folder = directory / f"{name}.safetensors", directory / name
+    if file.is_file():
+        found = open_safetensors(file)
+    elif folder.is_dir():
+        from pure_jax.orbax_tensors import open_orbax
+
+        file, found = folder, open_orbax(folder)
     else:
         raise PureError(f"{directory} is not a complete model directory: {name}.safetensors is missing")
+    wanted = traverse_util.flatten_dict(shapes, sep=".")
     problems = [f"{key} is missing" for key in wanted if key not in found]
     problems += [f"{key} is unknown" for key in found if key not in wanted]
     problems += [
@@ -162,57 +254,119 @@ def _read_network(directory: Path, name: str, shapes: Any) -> Any:
         for key, leaf in wanted.items()
         if key in found and found[key].shape != leaf.shape
     ]
-    problems += [
-        f"{key} holds {value.dtype} instead of floating-point numbers"
-        for key, value in found.items()
-        if not jnp.issubdtype(value.dtype, jnp.floating)
-    ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise PureError(f"{file} does not fit config.json: {problems[0]}{more}")
-    for key, value in found.items():
-        if not np.isfinite(value.astype(np.float32)).all():
-            raise PureError(f"{file} holds values that are not finite in {key}; get the file again")
-    return traverse_util.unflatten_dict(found, sep=".")
+    return found
 
 
-def load(directory: str | os.PathLike | None = None, dtype: str = "auto", scan_layers: bool | None = None) -> Model:
-    """Load a native model directory.
+def stack(tensors: Tensors) -> Tensors:
+    """Per-layer tensors (`layers_0.`, ...) -> stacked ones (`layers.`, first axis layer); nothing is read."""
+    layers: dict[str, dict[int, LazyTensor]] = {}
+    for path, tensor in tensors.items():
+        if match := _LAYER.fullmatch(path):
+            layers.setdefault(match[2], {})[int(match[1])] = tensor
+    rest = {path: tensor for path, tensor in tensors.items() if not _LAYER.fullmatch(path)}
+    return rest | {_STACK + path: stacked([own[i] for i in sorted(own)]) for path, own in layers.items()}
+
+
+def unstack(tensors: Tensors) -> Tensors:
+    """Stacked tensors -> per-layer ones; nothing is read."""
+    out: Tensors = {}
+    for path, tensor in tensors.items():
+        if path.startswith(_STACK):
+            out |= {f"layers_{i}.{path[len(_STACK) :]}": entry(tensor, i) for i in range(tensor.shape[0])}
+        else:
+            out[path] = tensor
+    return out
+
+
+# ---- loading -------------------------------------------------------------------------------------------------------
+
+
+def load(
+    source: str | os.PathLike | None = None,
+    dtype: str = "auto",
+    scan_layers: bool | None = None,
+    *,
+    mesh: Mesh | None = None,
+    vqgan: str | os.PathLike | None = None,
+    revision: str | None = None,
+) -> Model:
+    """Load a model: a native directory, or the original's PyTorch files (read straight into place, see `convert`).
 
     Args:
-        directory: None means the embedded demo model.
+        source: a model directory; a directory with a PyTorch model in Hugging Face's layout (PURE, Lumina-mGPT,
+            Chameleon); the id of one on the Hugging Face hub, "owner/name"; None means the embedded demo model.
         dtype: the transformer's compute and parameter dtype; "auto" is float32 on CPU (where bfloat16 is slow) and
             bfloat16 elsewhere. The image tokenizer always runs in float32.
         scan_layers: scan over stacked layers or unroll them; None unrolls on CPU, where that decodes faster.
+        mesh: devices to spread the parameters over, as `pure_jax.sharding` says; each reads its own part of the files.
+            None puts all on the first device.
+        vqgan: PyTorch models only: LlamaGen's file, if it does not lie in the directory.
+        revision: hub only: the commit, tag or branch wanted; a commit is the same for ever.
 
     Raises:
-        PureError: what `read_config` refuses; a missing, broken or unfitting part; an unknown dtype.
+        PureError: what `read_config` refuses; a missing, broken or unfitting part; an unknown dtype; a size that the
+            mesh does not divide; a hub that cannot be reached or a revision that has moved.
     """
     from tokenizers import Tokenizer
 
-    path = demo_directory() if directory is None else Path(directory)
     if dtype not in DTYPES:
         raise PureError(f"dtype is {dtype!r}, but it must be one of {', '.join(DTYPES)}")
     on_cpu = jax.default_backend() == "cpu"
     compute = jnp.dtype(("float32" if on_cpu else "bfloat16") if dtype == "auto" else dtype)
-    config = read_config(path)
-    tokenizer_file = path / "tokenizer.json"
-    vocabulary = load_vocabulary(tokenizer_file, config.codes_per_grid, config.vqgan.codebook_size)
-    if vocabulary.size > config.transformer.vocab_size:
-        raise PureError(
-            f"{tokenizer_file} has {vocabulary.size} ids, more than the model's vocab_size "
-            f"{config.transformer.vocab_size}; it belongs to another model"
-        )
+    checkpoint = _open(source, vqgan, revision)
+    config, tensors = checkpoint.config, dict(checkpoint.tensors)
     try:
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json)
     except Exception as error:  # the library has no class of its own for this
-        raise PureError(f"{tokenizer_file} is not a tokenizer file of the Hugging Face tokenizers library") from error
-    shapes = expected_shapes(config)
-    params = {name: _read_network(path, name, shapes[name]) for name in NETWORKS}
+        raise PureError(
+            f"{source}: tokenizer.json is not a tokenizer file of the Hugging Face tokenizers library"
+        ) from error
     scan = not on_cpu if scan_layers is None else scan_layers
     if scan != config.transformer.scan_layers:
-        params["transformer"] = (stack_layers if scan else unstack_layers)(params["transformer"])
+        tensors["transformer"] = (stack if scan else unstack)(tensors["transformer"])
         config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, scan_layers=scan))
-    params["transformer"] = jax.tree.map(lambda leaf: jnp.asarray(leaf, compute), params["transformer"])
-    params["vqgan"] = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params["vqgan"])
-    return Model(config, params, tokenizer, vocabulary, compute)
+    dtypes = {"transformer": compute, "vqgan": jnp.dtype("float32")}
+    params = {
+        name: traverse_util.unflatten_dict(
+            {
+                path: _place(cast(tensor, dtypes[name], path), _sharding(mesh, f"{name}.{path}", tensor.shape))
+                for path, tensor in tensors[name].items()
+            },
+            sep=".",
+        )
+        for name in NETWORKS
+    }
+    return Model(config, params, tokenizer, checkpoint.vocabulary, compute)
+
+
+def _open(source: str | os.PathLike | None, vqgan: str | os.PathLike | None, revision: str | None) -> Checkpoint:
+    # PyTorch files and the hub are the converter's business; this is the one place of the library that asks it.
+    from convert.upstream import find, open_upstream
+
+    path = demo_directory() if source is None else find(source, revision)
+    if is_upstream(path):
+        return open_upstream(path, vqgan=vqgan).checkpoint
+    if vqgan is not None:
+        raise PureError(f"{path} has its own image tokenizer; leave vqgan out")
+    return open_checkpoint(path)
+
+
+def _sharding(mesh: Mesh | None, path: str, shape: tuple[int, ...]) -> Sharding:
+    return SingleDeviceSharding(jax.local_devices()[0]) if mesh is None else parameter_sharding(mesh, path, shape)
+
+
+def _place(tensor: LazyTensor, sharding: Sharding) -> jax.Array:
+    """Read into device memory; each part once, however many devices hold it."""
+    parts: dict[tuple, np.ndarray] = {}
+
+    def read(index: Index | None) -> np.ndarray:
+        bounds = [range(n)[part] for n, part in zip(tensor.shape, index or (), strict=True)]
+        key = tuple((b.start, b.stop) for b in bounds)
+        if key not in parts:
+            parts[key] = tensor.read(tuple(slice(*b) for b in key))
+        return parts[key]
+
+    return jax.make_array_from_callback(tensor.shape, sharding, read)

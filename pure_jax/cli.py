@@ -112,9 +112,75 @@ class Evaluate:
         evaluate_folder(self)
 
 
+@dataclass(frozen=True)
+class Convert:
+    """Turn a PyTorch model into a model directory of this library, or back."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """Directory in Hugging Face's layout (config.json, safetensors, tokenizer.json), hub id, or model directory."""
+    destination: Annotated[Path, tyro.conf.Positional]
+    """New directory; it appears when all is done, or not at all."""
+    vqgan: Path | None = None
+    """LlamaGen's image tokenizer, .pt or .safetensors; by default the one .pt file in the source directory."""
+    vqgan_weights: Literal["model", "ema"] | None = None
+    """Which weights of a .pt that has both; by default "model", as PURE takes them."""
+    tokenizer: Path | None = None
+    """Tokenizer file; by default tokenizer.json in the source directory."""
+    to: Literal["flax", "torch"] = "flax"
+    """torch writes what transformers' Chameleon class and LlamaGen's code load."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the transformer's parameters; auto keeps the source's. The image tokenizer keeps its own."""
+    format: Literal["safetensors", "orbax"] = "safetensors"
+    """Of the model directory's parameters."""
+    norm_rows: Literal["heads", "ranks"] = "heads"
+    """To torch only: QK-norm rows one per head, as transformers has them, or per model-parallel rank, as PURE has."""
+    verify: bool = False
+    """Read source and result once more and compare them bit by bit."""
+    revision: str | None = None
+    """Hub only: commit, tag or branch; a commit is the same for ever."""
+
+    def run(self) -> None:
+        from convert.command import convert
+
+        convert(self)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Measure how equal two models compute, layer by layer; a PyTorch one is computed by PyTorch.
+
+    Exit status 0 if they are the same within the limits shown, 1 if not.
+    """
+
+    a: Annotated[str, tyro.conf.Positional]
+    """Model directory of this library, PyTorch model in Hugging Face's layout, or hub id."""
+    b: Annotated[str, tyro.conf.Positional]
+    vqgan: Path | None = None
+    """LlamaGen's image tokenizer for a PyTorch side without one."""
+    image: Path | None = None
+    """Picture in the prompt; by default a sample that ships with this package."""
+    size: int = 128
+    """Side in pixels that the picture is brought to; more pixels are more tokens."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the transformer's parameters and products, on both sides."""
+    json: Path | None = None
+    """Write the report to this file too."""
+
+    def run(self) -> None:
+        from convert.compare import compare_command
+
+        compare_command(self)
+
+
 def main() -> None:
     """Parse the command line and run; a user's mistake is one sentence on stderr and exit status 2."""
-    commands: dict[str, Callable[..., Any]] = {"restore": Restore, "degrade": Degrade, "evaluate": Evaluate}
+    commands: dict[str, Callable[..., Any]] = {
+        "restore": Restore,
+        "convert": Convert,
+        "compare": Compare,
+        "degrade": Degrade,
+        "evaluate": Evaluate,
+    }
     command = tyro.extras.subcommand_cli_from_dict(
         commands, prog="pure", description="Restore low-quality photographs."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,29 @@ def replacing(path: Path) -> Iterator[Path]:
         raise not_writable(path, error) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """An empty directory beside `path` to write to: it becomes `path` if the block succeeds and is removed if not.
+
+    What a killed run left behind is removed by the next one.
+
+    Raises:
+        PureError: `path` exists already; or for any OSError of the block or the renaming.
+    """
+    if path.exists():
+        raise PureError(f"{path} exists already; name a new directory or remove it first")
+    partial = path.with_name(path.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise PureError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def not_writable(path: Path, error: OSError) -> PureError:

@@ -256,14 +256,14 @@ BREAKAGES = {
     ),
     "whole numbers": (
         edit_weights(lambda t: t.update({HEAD: t[HEAD].astype(np.int32)})),
-        f"{HEAD} holds int32 instead of floating-point numbers$",
+        f"transformer.safetensors: tensor '{HEAD}' holds I32, but parameters are F32, BF16, F16$",
     ),
     "other sizes": (
         edit_config(lambda c: c["transformer"].update(num_layers=3)),
         r"does not fit config.json: layers_2\S* is missing \(and \d+ more\)$",
     ),
-    "not a number": (edit_weights(poison(np.nan)), f"not finite in {HEAD}"),
-    "infinity": (edit_weights(poison(np.inf)), f"not finite in {HEAD}"),
+    "not a number": (edit_weights(poison(np.nan)), f"tensor '{HEAD}' holds values that are not finite"),
+    "infinity": (edit_weights(poison(np.inf)), f"tensor '{HEAD}' holds values that are not finite"),
 }
 
 

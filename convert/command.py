@@ -1,0 +1,143 @@
+"""What `pure convert` does: open everything first, write beside, check, and only then put the result in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from convert.export import write_upstream
+from convert.tables import size_of
+from convert.upstream import Upstream, find, open_upstream
+from pure_jax.checkpoint import NETWORKS, Checkpoint, is_upstream, open_checkpoint, stack, unstack, write_checkpoint
+from pure_jax.errors import PureError
+from pure_jax.files import new_directory
+from pure_jax.tensors import cast
+
+if TYPE_CHECKING:
+    from pure_jax.cli import Convert
+
+SPARE_BYTES = 64 << 20
+"""Room on the disk for everything beside the tensors."""
+
+
+def convert(command: Convert) -> None:
+    """Convert command.source into command.destination.
+
+    Raises:
+        PureError: whatever is wrong, before anything is written where that can be known; there is no destination then.
+    """
+    destination: Path = command.destination
+    if destination.exists():
+        raise PureError(f"{destination} exists already; name a new directory or remove it first")
+    model, remarks = _open(command)
+    size = sum(size_of(model.tensors[name]) for name in NETWORKS)
+    _require_space(destination, size)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    progress = Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    )
+    with progress as bar, new_directory(destination) as partial:
+        task = bar.add_task("writing", total=size)
+        _write(partial, model, command, lambda count: bar.advance(task, count))
+        if command.verify:
+            checking = bar.add_task("verifying", total=size)
+            count = verify(partial, model, lambda count: bar.advance(checking, count))
+            remarks.append(f"verified: {count} parameters were read again from source and result, and are equal")
+    for remark in remarks:
+        print(f"note: {remark}")
+    print(f"{destination}: {size / 1e9:.2f} GB of parameters")
+
+
+def _open(command: Convert) -> Upstream:
+    """The source, in either layout, with the dtype asked for."""
+    path = find(command.source, command.revision)
+    if is_upstream(path):
+        model, remarks = open_upstream(
+            path, vqgan=command.vqgan, vqgan_weights=command.vqgan_weights, tokenizer=command.tokenizer
+        )
+        # Stacked, which is the layout that training and TPUs want; loading can unroll.
+        transformer = dataclasses.replace(model.config.transformer, scan_layers=True)
+        config = dataclasses.replace(model.config, transformer=transformer)
+        language = stack(model.tensors["transformer"])
+    else:
+        model, remarks = open_checkpoint(path), []
+        config, language = model.config, model.tensors["transformer"]
+        for name in ("vqgan", "vqgan_weights", "tokenizer"):
+            if getattr(command, name) is not None:
+                raise PureError(f"{path} is a whole model directory of this library; leave {name} out")
+    if command.dtype != "auto":
+        language = {path: cast(tensor, command.dtype, path) for path, tensor in language.items()}
+    tensors = model.tensors | {"transformer": language}
+    return Upstream(dataclasses.replace(model, config=config, tensors=tensors), remarks)
+
+
+def _write(directory: Path, model: Checkpoint, command: Convert, progress: Callable[[int], None]) -> None:
+    if command.to == "torch":
+        write_upstream(directory, model, rows_per_head=command.norm_rows == "heads", progress=progress)
+        return
+    write_checkpoint(
+        directory,
+        model.config,
+        model.tensors,
+        model.tokenizer_json,
+        _card(model),
+        command.format,
+        model.upstream,
+        progress,
+    )
+
+
+def verify(directory: Path, model: Checkpoint, progress: Callable[[int], None]) -> int:
+    """Read the written model and its source once more and compare them bit by bit; the number of parameters compared.
+
+    Both are compared as this library's parameters, so what was written for PyTorch goes through the tables again.
+
+    Raises:
+        PureError: they differ.
+    """
+    written = open_upstream(directory).checkpoint if is_upstream(directory) else open_checkpoint(directory)
+    count = 0
+    for name in NETWORKS:
+        ours, theirs = unstack(model.tensors[name]), unstack(written.tensors[name])
+        for path, tensor in ours.items():
+            for index in tensor.indices():
+                a, b = tensor.read(index), theirs[path].read(index)
+                if a.dtype != b.dtype or not np.array_equal(_bits(a), _bits(b)):
+                    raise PureError(f"{name}.{path} is not what was to be written; the disk or the source is at fault")
+                progress(a.nbytes)
+        count += len(ours)
+    return count
+
+
+def _bits(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+
+
+def _require_space(destination: Path, size: int) -> None:
+    place = next(parent for parent in destination.resolve().parents if parent.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < size + SPARE_BYTES:
+        raise PureError(
+            f"{destination} needs {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there; "
+            "make room or choose another place"
+        )
+
+
+def _card(model: Checkpoint) -> str:
+    origin = model.upstream or {}
+    commit = f" at commit {origin['commit']}" if origin.get("commit") else ""
+    return (
+        f"# {origin.get('model', 'Converted model')}, for pure-jax\n\n"
+        f"Converted by `pure convert` from the PyTorch files of {origin.get('model', 'another directory')}{commit} and "
+        f"{origin.get('vqgan', 'its image tokenizer')}. The weights are those files' own: their licence and their "
+        "model card apply. `upstream.json` holds the original configuration.\n\n"
+        "Check this copy with `sha256sum --check SHA256SUMS`; turn it back with `pure convert THIS DST --to torch`.\n"
+    )

@@ -1,0 +1,251 @@
+"""`pure convert` there and back: the same bits, in files that transformers and LlamaGen's code load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import ChameleonForConditionalGeneration
+
+import pure_jax
+from convert import command as convert_command
+from pure_jax.cli import Convert
+from pure_jax.errors import PureError
+from tests.upstream import (
+    VARIANTS,
+    change_config,
+    change_tensors,
+    image_tensors,
+    transformer_config,
+    write_model,
+)
+
+
+def convert(source: Path, destination: Path, **options: Any) -> Path:
+    Convert(source=str(source), destination=destination, **options).run()
+    return destination
+
+
+def hashes(directory: Path) -> dict[str, str]:
+    """Name -> dtype, shape and sha256 of every tensor of the language model."""
+    found = {}
+    for file in directory.glob("*.safetensors"):
+        for name, tensor in load_file(file).items():
+            if "vqmodel" not in name:
+                bits = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+                found[name] = f"{tensor.dtype} {list(tensor.shape)} {hashlib.sha256(bits).hexdigest()}"
+    return found
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be written to."""
+    return write_model(tmp_path_factory.mktemp("models") / "torch")
+
+
+@pytest.fixture(scope="module")
+def native(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert(source, tmp_path_factory.mktemp("converted") / "model")
+
+
+# ---- there and back ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["safetensors", "orbax"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_there_and_back_is_the_same_bits(tmp_path: Path, dtype: torch.dtype, format: Any) -> None:
+    cfg = transformer_config(num_kv_heads=2, model_parallel_size=2)
+    source = write_model(tmp_path / "torch", cfg, dtype=dtype)
+    there = convert(source, tmp_path / "flax", format=format, verify=True)
+    back = convert(there, tmp_path / "back", to="torch", verify=True)
+    assert hashes(back) == hashes(source) and len(hashes(back)) == 3 + 13 * 2
+    assert json.loads((back / "config.json").read_text()) == json.loads((source / "config.json").read_text())
+    assert (back / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+    image = torch.load(back / "vq_ds8_c2i.pt", weights_only=True)["model"]
+    assert image.keys() == image_tensors().keys() and len(image) == 300  # what LlamaGen's strict loading asks for
+    for name, tensor in image_tensors().items():
+        assert torch.equal(tensor, image[name]) and tensor.dtype == image[name].dtype, name
+
+
+@pytest.mark.parametrize("shard_size", ["10MB", "40KB"])
+def test_the_originals_own_layout_comes_back_too(tmp_path: Path, shard_size: str) -> None:
+    cfg = transformer_config(num_kv_heads=2, model_parallel_size=2)
+    source = write_model(tmp_path / "torch", cfg, rows_per_head=False, shard_size=shard_size)
+    assert len(list(source.glob("*.safetensors"))) == (1 if shard_size == "10MB" else 11)
+    back = convert(convert(source, tmp_path / "flax"), tmp_path / "back", to="torch", norm_rows="ranks")
+    assert hashes(back) == hashes(source)
+    assert "[2, 8]" in hashes(back)["model.layers.0.self_attn.q_norm.weight"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+def test_transformers_loads_what_goes_back_and_computes_the_same(tmp_path: Path, variant: dict[str, Any]) -> None:
+    source = write_model(tmp_path / "torch", transformer_config(**variant), rows_per_head=False)
+    native = convert(source, tmp_path / "flax")
+    back = ChameleonForConditionalGeneration.from_pretrained(convert(native, tmp_path / "back", to="torch")).eval()
+    ids = np.random.default_rng(0).integers(150, 400, (2, 17))  # text
+    with torch.no_grad():
+        wanted = back.lm_head(back.model(input_ids=torch.tensor(ids)).last_hidden_state).numpy()
+    for directory in (source, native):
+        model = pure_jax.load(directory)
+        positions = jnp.broadcast_to(jnp.arange(17), (2, 17))
+        apply = jax.jit(model.transformer.apply)
+        logits = apply({"params": model.params["transformer"]}, jnp.asarray(ids), positions)[0]
+        assert wanted.std() > 0.5
+        np.testing.assert_allclose(logits, wanted, rtol=0, atol=6e-6)  # measured 2.9e-6; required 1e-4
+
+
+def test_several_shards_are_written_with_an_index_that_transformers_reads(tmp_path: Path, native: Path) -> None:
+    from convert.export import write_upstream
+    from pure_jax.checkpoint import open_checkpoint
+
+    (tmp_path / "back").mkdir()
+    write_upstream(tmp_path / "back", open_checkpoint(native), shard_bytes=80_000)
+    files = sorted(path.name for path in tmp_path.rglob("*.safetensors"))
+    assert files == [f"model-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)]
+    assert all(path.stat().st_size < 85_000 for path in tmp_path.rglob("*.safetensors"))
+    loaded = ChameleonForConditionalGeneration.from_pretrained(tmp_path / "back").state_dict()
+    for name, tensor in load_file(tmp_path / "back" / files[1]).items():
+        assert torch.equal(loaded[name], tensor)
+
+
+def test_the_demo_goes_to_torch_and_back(tmp_path: Path) -> None:
+    demo = pure_jax.checkpoint.demo_directory()
+    back = convert(convert(demo, tmp_path / "torch", to="torch"), tmp_path / "flax")
+    ours, theirs = pure_jax.load(demo, scan_layers=True), pure_jax.load(back, scan_layers=True)
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+    assert ours.config.transformer == theirs.config.transformer
+    ChameleonForConditionalGeneration.from_pretrained(tmp_path / "torch")
+
+
+def test_a_tied_head_is_tied_again(tmp_path: Path, source: Path) -> None:
+    directory = write_model(tmp_path / "torch")
+    change_config(directory, tie_word_embeddings=True)
+    change_tensors(directory, lambda name, tensor: None if name == "lm_head.weight" else tensor)
+    native = convert(directory, tmp_path / "flax")
+    params = pure_jax.load(native).params["transformer"]
+    np.testing.assert_array_equal(params["lm_head"]["kernel"], params["embed"]["embedding"].T)
+    assert hashes(convert(native, tmp_path / "back", to="torch")) == hashes(directory)
+
+
+def test_a_tied_head_that_is_there_all_the_same_is_told_and_not_used(tmp_path: Path, capsys: Any) -> None:
+    directory = write_model(tmp_path / "torch")
+    change_config(directory, tie_word_embeddings=True)
+    params = pure_jax.load(convert(directory, tmp_path / "flax")).params["transformer"]
+    assert "not used: lm_head.weight" in capsys.readouterr().out
+    np.testing.assert_array_equal(params["lm_head"]["kernel"], params["embed"]["embedding"].T)
+
+
+# ---- options -------------------------------------------------------------------------------------------------------
+
+
+def test_dtype_is_the_transformers_and_rounds_to_nearest(tmp_path: Path, source: Path) -> None:
+    native = convert(source, tmp_path / "flax", dtype="bfloat16", verify=True)
+    back = convert(native, tmp_path / "back", to="torch")
+    wanted = load_file(next(file for file in source.glob("*.safetensors") if "lm_head.weight" in load_file(file)))
+    got = load_file(back / "model.safetensors")["lm_head.weight"]
+    assert torch.equal(got, wanted["lm_head.weight"].to(torch.bfloat16))
+    image = torch.load(back / "vq_ds8_c2i.pt", weights_only=True)["model"]
+    assert {tensor.dtype for tensor in image.values()} == {torch.float32}
+
+
+def test_a_model_directory_changes_its_format_and_nothing_else(tmp_path: Path, native: Path) -> None:
+    other = convert(convert(native, tmp_path / "orbax", format="orbax"), tmp_path / "again")
+    for name in ("config.json", "upstream.json", "tokenizer.json"):
+        assert (other / name).read_bytes() == (native / name).read_bytes(), name
+    assert hashes(other) == hashes(native) and len(hashes(native)) > 300
+
+
+def test_layers_are_stacked_and_the_old_tokenizer_is_listed(native: Path) -> None:
+    from safetensors.numpy import load_file as load_numpy
+
+    tensors = load_numpy(native / "transformer.safetensors")
+    assert tensors["layers.mlp.gate_proj.kernel"].shape == (2, 32, 48) and len(tensors) == 3 + 13
+    record = json.loads((native / "upstream.json").read_text())
+    assert record["model"] == "torch" and record["commit"] is None and record["vqgan"] == "vq_ds8_c2i.pt"
+    assert "vq_ds8_c2i.pt: quantize.codebook_used" in record["unused"]
+    assert sum(name.startswith("model.vqmodel.") for name in record["unused"]) == len(record["unused"]) - 1 > 30
+
+
+@pytest.mark.parametrize("format", ["safetensors", "orbax"])
+def test_sha256sum_checks_every_file(tmp_path: Path, native: Path, format: Any) -> None:
+    directory = convert(native, tmp_path / "new", format=format)
+    files = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+    listed = {line.split("  ")[1] for line in (directory / "SHA256SUMS").read_text().splitlines()}
+    assert listed == files - {"SHA256SUMS"}
+    check = ["sha256sum", "--check", "--quiet", "SHA256SUMS"]
+    assert subprocess.run(check, cwd=directory).returncode == 0
+    file = directory / sorted(listed)[-1]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert subprocess.run(check, cwd=directory, capture_output=True).returncode == 1
+
+
+@pytest.mark.parametrize("to", ["flax", "torch"])
+def test_verify_finds_one_wrong_bit(tmp_path: Path, source: Path, monkeypatch: Any, to: Any) -> None:
+    wrong = {"flax": "transformer.safetensors", "torch": "model.safetensors"}[to]
+    write = convert_command._write
+
+    def damaging(directory: Path, *args: Any) -> None:
+        write(directory, *args)
+        content = bytearray((directory / wrong).read_bytes())
+        content[-1] ^= 1
+        (directory / wrong).write_bytes(content)
+
+    monkeypatch.setattr(convert_command, "_write", damaging)
+    with pytest.raises(PureError, match=r"^transformer\..* is not what was to be written"):
+        convert(source, tmp_path / "new", to=to, verify=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_that_a_model_directory_has_no_use_for_are_refused(tmp_path: Path, native: Path) -> None:
+    with pytest.raises(PureError, match="whole model directory of this library; leave vqgan out"):
+        convert(native, tmp_path / "new", vqgan=native / "vqgan.safetensors")
+    with pytest.raises(PureError, match="which has no revisions"):
+        convert(native, tmp_path / "new", revision="main")
+
+
+def test_an_image_tokenizer_from_elsewhere(tmp_path: Path, source: Path, native: Path) -> None:
+    for file in source.iterdir():
+        if file.suffix != ".pt":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(PureError, match="no image tokenizer; name LlamaGen's file .* with --vqgan"):
+        convert(tmp_path, tmp_path / "new")
+    new = convert(tmp_path, tmp_path / "new", vqgan=source / "vq_ds8_c2i.pt")
+    assert (new / "vqgan.safetensors").read_bytes() == (native / "vqgan.safetensors").read_bytes()
+
+
+# ---- use -----------------------------------------------------------------------------------------------------------
+
+
+def test_both_directories_load_as_the_same_model(source: Path, native: Path) -> None:
+    direct, converted = pure_jax.load(source), pure_jax.load(native)
+    assert direct.config == converted.config
+    jax.tree.map(np.testing.assert_array_equal, direct.params, converted.params)
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    codes = direct.encode(image)
+    assert len(np.unique(codes)) > 5
+    np.testing.assert_array_equal(codes, converted.encode(image))
+
+
+def test_a_photo_is_restored_with_a_converted_model(tmp_path: Path, source: Path) -> None:
+    from pure_jax.cli import Restore
+
+    model = convert(source, tmp_path / "model")
+    values = json.loads((model / "config.json").read_text())
+    values["tile_size"] = 32  # a full tile of the original's is 4,160 tokens, too many for a test
+    values["sampling"]["max_text_tokens"] = 4
+    (model / "config.json").write_text(json.dumps(values))
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / "in.png")
+    Restore(input=tmp_path / "in.png", output=tmp_path / "out.png", model=model, scale=2).run()
+    assert Image.open(tmp_path / "out.png").size == (32, 32)
