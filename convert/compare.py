@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 
 LOGITS_ATOL = 1e-4
 """float32: most that logits may differ by, whatever their spread."""
-LEAST_TOP1 = {"float32": 1.0, "bfloat16": 0.95}
-"""Share of positions whose likeliest id must be the same; in float32 among those that are no near ties."""
-MOST_KL = {"bfloat16": 1e-2}
-"""Mean KL divergence in nats per position."""
+MOST_KL = 1e-2
+"""bfloat16: mean KL divergence in nats per position. How often the likeliest id changes is shown but not judged there:
+it depends on how flat the model's distributions are."""
 DEPARTURE = {"float32": 1e-4, "bfloat16": 0.1}
 """Relative difference beyond which two hidden states are no longer taken for rounding of each other."""
 NEAR_TIE = 1e-4
@@ -344,13 +343,13 @@ def code_margins(latents: np.ndarray, codebook: np.ndarray) -> np.ndarray:
 
 def _failed_logits(layers: Sequence[Difference], logits: LogitsDifference, dtype: str) -> list[str]:
     """A sentence per limit; where one is not kept, the last says at which point the two part."""
-    top1, failed = (logits.top1_clear if dtype == "float32" else logits.top1), []
+    failed = []
     if dtype == "float32" and logits.max_abs > LOGITS_ATOL:
         failed.append(f"logits differ by up to {logits.max_abs:.1e}, more than {LOGITS_ATOL:.0e}")
-    if dtype in MOST_KL and logits.kl_mean > MOST_KL[dtype]:
-        failed.append(f"the mean KL divergence is {logits.kl_mean:.1e} nats, more than {MOST_KL[dtype]:.0e}")
-    if top1 < LEAST_TOP1[dtype]:
-        failed.append(f"the likeliest id is the same at {top1:.1%} of the positions, below {LEAST_TOP1[dtype]:.0%}")
+    if dtype == "float32" and logits.top1_clear < 1.0:
+        failed.append(f"the likeliest id is the same at {logits.top1_clear:.1%} of the positions that are no near ties")
+    if dtype == "bfloat16" and logits.kl_mean > MOST_KL:
+        failed.append(f"the mean KL divergence is {logits.kl_mean:.1e} nats, more than {MOST_KL:.0e}")
     if failed:
         parted = next((layer.name for layer in layers if layer.max_relative > DEPARTURE[dtype]), "logits")
         failed.append(f"{parted} is the first point beyond rounding")

@@ -38,7 +38,8 @@ class TransformerConfig:
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10_000.0
     model_parallel_size: int = 1
-    """Rows of the QK-norm weights; each row serves num_heads / model_parallel_size consecutive heads."""
+    """Rows of the QK-norm weights; each row serves num_heads / model_parallel_size consecutive heads. Where there are
+    fewer key heads than this, their norm has a row for each."""
     swin_norm: bool = False
     """Normalise the branch outputs instead of their inputs (the 34B sibling's variant)."""
     dropout: float = 0.05
@@ -52,14 +53,19 @@ class TransformerConfig:
         _require_positive(self, except_for="dropout")
         if self.num_heads % self.num_kv_heads:
             raise PureError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
-        if self.num_kv_heads % self.model_parallel_size:
-            raise PureError(
-                f"num_kv_heads {self.num_kv_heads} is not a multiple of model_parallel_size {self.model_parallel_size}"
-            )
+        for name in ("num_heads", "num_kv_heads"):
+            if getattr(self, name) % self.norm_rows(getattr(self, name)):
+                raise PureError(
+                    f"{name} {getattr(self, name)} is not a multiple of model_parallel_size {self.model_parallel_size}"
+                )
         if self.head_dim % 2:
             raise PureError(f"head_dim {self.head_dim} must be even for rotary positions")
         if not 0.0 <= self.dropout < 1.0:
             raise PureError(f"dropout {self.dropout} must lie in [0, 1)")
+
+    def norm_rows(self, heads: int) -> int:
+        """Rows of the QK-norm over this many heads."""
+        return min(self.model_parallel_size, heads)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -234,17 +234,24 @@ def write_safetensors(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
     digest = hashlib.sha256()
+    # One thread each, since writing and hashing together take longer than reading.
+    with file.open("wb") as out, ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as hasher:
+        pending: list[Future] = []
 
-    def put(data: Any) -> None:
-        out.write(data)
-        digest.update(data)
+        def put(data: Any) -> None:
+            _wait_for(pending)
+            pending[:] = [writer.submit(out.write, data), hasher.submit(digest.update, data)]
 
-    with file.open("wb") as out, ThreadPoolExecutor(1) as writer:
-        pending = writer.submit(put, struct.pack("<Q", len(text)) + text)
+        put(struct.pack("<Q", len(text)) + text)
         for tensor in tensors.values():
             for piece in tensor.pieces():
-                pending.result()
-                pending = writer.submit(put, np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
+                put(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
                 progress(piece.nbytes)
-        pending.result()
+        _wait_for(pending)
     return digest.hexdigest()
+
+
+def _wait_for(pending: Sequence[Future]) -> None:
+    """Until all are done; raises the first's error."""
+    for future in pending:
+        future.result()

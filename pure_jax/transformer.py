@@ -160,8 +160,8 @@ class Attention(nn.Module):
         q = heads(_dense(cfg.num_heads * cfg.head_dim, self.dtype, "q_proj")(x))
         k = heads(_dense(cfg.num_kv_heads * cfg.head_dim, self.dtype, "k_proj")(x))
         v = heads(_dense(cfg.num_kv_heads * cfg.head_dim, self.dtype, "v_proj")(x))
-        q = rotate(QKNorm(cfg.model_parallel_size, name="q_norm")(q), *rope).astype(self.dtype)
-        k = rotate(QKNorm(cfg.model_parallel_size, name="k_norm")(k), *rope).astype(self.dtype)
+        q = rotate(QKNorm(cfg.norm_rows(cfg.num_heads), name="q_norm")(q), *rope).astype(self.dtype)
+        k = rotate(QKNorm(cfg.norm_rows(cfg.num_kv_heads), name="k_norm")(k), *rope).astype(self.dtype)
         if stores is None:
             out = attention(q, k, v, masks[0])
         else:

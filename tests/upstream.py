@@ -26,6 +26,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one rank": {},
     "two ranks, grouped queries": {"model_parallel_size": 2, "num_kv_heads": 2},
     "a rank per head": {"model_parallel_size": 4},
+    "a row per head, grouped queries": {"model_parallel_size": 4, "num_kv_heads": 2},
     "swin norm, grouped queries": {"num_kv_heads": 2, "swin_norm": True},
 }
 
@@ -72,9 +73,8 @@ def language_model(
     for name, p in model.named_parameters():
         noise = torch.randn_like(p)
         if "_norm." in name:
-            rows = torch.randn(cfg.model_parallel_size, cfg.head_dim).repeat_interleave(
-                p.shape[0] // cfg.model_parallel_size, dim=0
-            )
+            count = cfg.norm_rows(p.shape[0])
+            rows = torch.randn(count, cfg.head_dim).repeat_interleave(p.shape[0] // count, dim=0)
             p.data = 0.3 * rows + name.endswith("weight")
         elif p.ndim == 1:
             p.data = 1 + 0.3 * noise
@@ -149,7 +149,7 @@ def write_model(
     if not rows_per_head:
         change_tensors(
             directory,
-            lambda name, t: t[:: t.shape[0] // cfg.model_parallel_size] if re.search("[qk]_norm", name) else t,
+            lambda name, t: t[:: len(t) // cfg.norm_rows(len(t))] if re.search("[qk]_norm", name) else t,
         )
     write_tokenizer(directory / "tokenizer.json")
     torch.save({"model": image_tensors()}, directory / "vq_ds8_c2i.pt")

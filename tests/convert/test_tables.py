@@ -50,7 +50,7 @@ def test_there_and_back_is_the_same_bits(variant: dict, rows_per_head: bool) -> 
     if not rows_per_head:
         for name in [name for name in tensors if "q_norm" in name or "k_norm" in name]:
             rows = np.asarray(tensors[name])
-            tensors[name] = in_memory(rows[:: len(rows) // cfg.model_parallel_size])
+            tensors[name] = in_memory(rows[:: len(rows) // cfg.norm_rows(len(rows))])
     params, unused = transformer_from_torch(tensors, cfg)
     back = transformer_to_torch(params, cfg, rows_per_head)
     assert unused == [] and back.keys() == tensors.keys()

@@ -103,7 +103,7 @@ def test_wrong_json_is_named(values: Any, message: str) -> None:
         (TransformerConfig, {"num_heads": 30}),
         (TransformerConfig, {"num_kv_heads": 12}),
         (TransformerConfig, {"model_parallel_size": 3}),
-        (TransformerConfig, {"num_kv_heads": 2, "model_parallel_size": 4}),
+        (TransformerConfig, {"num_kv_heads": 4, "num_heads": 12, "model_parallel_size": 3}),
         (TransformerConfig, {"head_dim": 127}),
         (VQGANConfig, {"channel_multipliers": ()}),
         (VQGANConfig, {"channel_multipliers": (1, 0)}),
