@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import struct
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -234,24 +235,20 @@ def write_safetensors(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
     digest = hashlib.sha256()
-    # One thread each, since writing and hashing together take longer than reading.
+    pending: deque[Future] = deque()
+    # One thread each, since writing and hashing take longer than reading.
     with file.open("wb") as out, ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as hasher:
-        pending: list[Future] = []
 
         def put(data: Any) -> None:
-            _wait_for(pending)
-            pending[:] = [writer.submit(out.write, data), hasher.submit(digest.update, data)]
+            while len(pending) > 2:  # so that two pieces are on their way while the third is read
+                pending.popleft().result()
+            pending.extend((writer.submit(out.write, data), hasher.submit(digest.update, data)))
 
         put(struct.pack("<Q", len(text)) + text)
         for tensor in tensors.values():
             for piece in tensor.pieces():
                 put(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
                 progress(piece.nbytes)
-        _wait_for(pending)
+        for future in pending:
+            future.result()
     return digest.hexdigest()
-
-
-def _wait_for(pending: Sequence[Future]) -> None:
-    """Until all are done; raises the first's error."""
-    for future in pending:
-        future.result()
