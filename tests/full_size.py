@@ -3,12 +3,14 @@
     python -m tests.full_size make DIR        # 13.2 GiB of bfloat16 in 3 shards, tokenizer of 73,728 names, VQ-8
     python -m tests.full_size measure DIR 3   # cp and pure convert in turn, 3 times; peak memory of the latter
     python -m tests.full_size wide DIR        # the same width with 2 layers, for the parity report
+    python -m tests.full_size equal DIR DIR   # the sha256 of every tensor of two language models
 
 Not a test that pytest runs: it needs 45 GB of disk and minutes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -22,6 +24,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from safetensors import safe_open
 from tokenizers import pre_tokenizers
 
 from convert.chameleon import transformer_shapes
@@ -136,9 +139,27 @@ def _resident(process: subprocess.Popen) -> Iterator[int]:
         time.sleep(0.2)
 
 
+def equal(a: Path, b: Path) -> None:
+    """Compare two language models tensor by tensor, as the safetensors library reads them."""
+
+    def digests(directory: Path) -> dict[str, str]:
+        found = {}
+        for file in directory.glob("model*.safetensors"):
+            with safe_open(file, "numpy") as opened:
+                for name in opened.keys():  # noqa: SIM118 - not a dict
+                    found[name] = hashlib.sha256(opened.get_tensor(name).view(np.uint8)).hexdigest()
+        return found
+
+    own, other = digests(a), digests(b)
+    same = sum(own.get(name) == digest for name, digest in other.items())
+    print(f"{same} of {len(own | other)} tensors are the same bits")
+
+
 if __name__ == "__main__":
     task, place = sys.argv[1], Path(sys.argv[2])
-    if task == "measure":
+    if task == "equal":
+        equal(place, Path(sys.argv[3]))
+    elif task == "measure":
         measure(place, int(sys.argv[3]))
     else:
         wide = task == "wide"
