@@ -669,9 +669,11 @@ def test_a_head_that_is_tied_is_recorded_as_not_used(model):
 # ---- as a program --------------------------------------------------------------------------------------------------
 
 WAITING = """
+import signal
 import time
 import pure_jax.checkpoint as checkpoint
 from pure_jax.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
 write = checkpoint.write_safetensors
 checkpoint.write_safetensors = lambda *args, progress: write(*args, progress=lambda _: time.sleep(600))
 main()
@@ -719,7 +721,11 @@ def test_an_interruption_leaves_no_destination_and_the_next_run_succeeds(model, 
             assert runs[name].poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         runs[name].send_signal(number)
-    ends = {name: (*run.communicate(timeout=60), run.returncode) for name, run in runs.items()}
+    try:
+        ends = {name: (*run.communicate(timeout=60), run.returncode) for name, run in runs.items()}
+    finally:
+        for run in runs.values():
+            run.kill()
     assert ends["out-interrupted"] == ("", "pure: interrupted; nothing was written\n", 130)
     assert ends["out-killed"][2] == -signal.SIGKILL
     assert sorted(os.listdir(tmp_path)) == ["out-killed.partial", "pure"]
