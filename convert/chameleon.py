@@ -196,5 +196,5 @@ def config_to_torch(config: TransformerConfig, names: Mapping[str, int]) -> dict
         "mask_image_logits": False,
         "tie_word_embeddings": False,
         # transformers looks up by this name the token that stands for an image.
-        "vocabulary_map": {"<image>": names.get("<image>", names["<reserved08707>"]), **names},
+        "vocabulary_map": {"<image>": names["<image>" if "<image>" in names else "<reserved08707>"], **names},
     }

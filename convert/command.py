@@ -13,12 +13,20 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from convert.export import write_upstream
-from convert.tables import size_of
 from convert.upstream import Upstream, find, open_upstream
-from pure_jax.checkpoint import NETWORKS, Checkpoint, is_upstream, open_checkpoint, stack, unstack, write_checkpoint
+from pure_jax.checkpoint import (
+    NETWORKS,
+    Checkpoint,
+    Tensors,
+    is_upstream,
+    open_checkpoint,
+    stack,
+    unstack,
+    write_checkpoint,
+)
 from pure_jax.errors import PureError
 from pure_jax.files import new_directory
-from pure_jax.tensors import cast
+from pure_jax.tensors import cast, total_bytes
 
 if TYPE_CHECKING:
     from pure_jax.cli import Convert
@@ -36,8 +44,14 @@ def convert(command: Convert) -> None:
     destination: Path = command.destination
     if destination.exists():
         raise PureError(f"{destination} exists already; name a new directory or remove it first")
+    for value, given, where in (
+        (command.format, command.format != "safetensors" and command.to == "torch", "--to flax"),
+        (command.norm_rows, command.norm_rows != "heads" and command.to == "flax", "--to torch"),
+    ):
+        if given:
+            raise PureError(f"{value!r} has a meaning with {where} only; leave it out")
     model, remarks = _open(command)
-    size = sum(size_of(model.tensors[name]) for name in NETWORKS)
+    size = sum(total_bytes(model.tensors[name]) for name in NETWORKS)
     _require_space(destination, size)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -66,17 +80,21 @@ def _open(command: Convert) -> Upstream:
         # Stacked, which is the layout that training and TPUs want; loading can unroll.
         transformer = dataclasses.replace(model.config.transformer, scan_layers=True)
         config = dataclasses.replace(model.config, transformer=transformer)
-        language = stack(model.tensors["transformer"])
+        language = stack(_cast(model.tensors["transformer"], command.dtype))
+        if command.dtype == "auto" and len({tensor.dtype for tensor in model.tensors["transformer"].values()}) > 1:
+            remarks.append("layers of different dtypes are stacked as float32, which holds both")
     else:
         model, remarks = open_checkpoint(path), []
-        config, language = model.config, model.tensors["transformer"]
+        config, language = model.config, _cast(model.tensors["transformer"], command.dtype)
         for name in ("vqgan", "vqgan_weights", "tokenizer"):
             if getattr(command, name) is not None:
                 raise PureError(f"{path} is a whole model directory of this library; leave {name} out")
-    if command.dtype != "auto":
-        language = {path: cast(tensor, command.dtype, path) for path, tensor in language.items()}
     tensors = model.tensors | {"transformer": language}
     return Upstream(dataclasses.replace(model, config=config, tensors=tensors), remarks)
+
+
+def _cast(tensors: Tensors, dtype: str) -> Tensors:
+    return tensors if dtype == "auto" else {path: cast(tensor, dtype, path) for path, tensor in tensors.items()}
 
 
 def _write(directory: Path, model: Checkpoint, command: Convert, progress: Callable[[int], None]) -> None:
@@ -88,7 +106,7 @@ def _write(directory: Path, model: Checkpoint, command: Convert, progress: Calla
         model.config,
         model.tensors,
         model.tokenizer_json,
-        _card(model),
+        model.card or _card(model),
         command.format,
         model.upstream,
         progress,

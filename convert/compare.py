@@ -28,8 +28,8 @@ from pure_jax.sequence import prompt_ids
 if TYPE_CHECKING:
     from pure_jax.cli import Compare
 
-LOGITS_ATOL = 1e-4
-"""float32: most that logits may differ by, whatever their spread."""
+LOGITS_ATOL, LOGITS_RTOL = 1e-4, 1e-5
+"""float32: most that logits may differ by, absolutely or as a share of the largest, whichever is more."""
 MOST_KL = 1e-2
 """bfloat16: mean KL divergence in nats per position. How often the likeliest id changes is shown but not judged there:
 it depends on how flat the model's distributions are."""
@@ -105,7 +105,7 @@ class LogitsDifference:
     top1: float
     """Positions whose likeliest id is the same."""
     top1_clear: float
-    """The same without the near ties: where B's two largest logits differ by no more than twice LOGITS_ATOL."""
+    """The same without the near ties: where B's two largest logits differ by no more than twice the limit."""
     top10: float
     """Ids that the ten likeliest have in common, mean over positions."""
 
@@ -154,12 +154,11 @@ def compare_command(command: Compare) -> None:
     """
     if command.json is not None and not command.json.parent.is_dir():
         raise PureError(f"{command.json} cannot be written: there is no directory {command.json.parent}")
-    paths = [find(source) for source in (command.a, command.b)]
-    lacking = [is_upstream(path) and len(list(path.glob("*.pt"))) != 1 for path in paths]
-    if command.vqgan is not None and not any(lacking):
-        raise PureError(f"{command.vqgan} is not needed: both models have their image tokenizer; leave vqgan out")
-    sources = zip((command.a, command.b), paths, lacking, strict=True)
-    sides = [_open(source, path, command.vqgan if lacks else None) for source, path, lacks in sources]
+    sides = [_open(source, command) for source in (command.a, command.b)]
+    if all(side.runner is jax_runner for side in sides):
+        for option in ("vqgan", "vqgan_weights", "tokenizer"):
+            if getattr(command, option) is not None:
+                raise PureError(f"neither {command.a} nor {command.b} is a PyTorch model; leave {option} out")
     _require_same_sizes(*sides)
     unit = sides[0].checkpoint.vocabulary.codes_per_grid * sides[0].checkpoint.config.vqgan.stride
     pixels = _picture(command.image or demo_directory() / "sample.png", command.size, unit)
@@ -176,10 +175,14 @@ def compare_command(command: Compare) -> None:
         raise SystemExit(1)
 
 
-def _open(source: str, path: Path, vqgan: Path | None) -> Side:
+def _open(source: str, command: Compare) -> Side:
+    path = find(source, None if Path(source).is_dir() else command.revision)
     name = path.resolve().name if Path(source).is_dir() else source
     if is_upstream(path):
-        return Side(name, open_upstream(path, vqgan=vqgan).checkpoint, torch_runner)
+        model = open_upstream(
+            path, vqgan=command.vqgan, vqgan_weights=command.vqgan_weights, tokenizer=command.tokenizer
+        )
+        return Side(name, model.checkpoint, torch_runner)
     return Side(name, open_checkpoint(path), jax_runner)
 
 
@@ -277,6 +280,7 @@ def _max_difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 def compare_logits(a: np.ndarray, b: np.ndarray) -> LogitsDifference:
     """Two float32 [positions, vocab] -> how far apart they and their softmax distributions are."""
     divergences, same, clear, shared = [], [], [], []
+    near = 2 * max(LOGITS_ATOL, LOGITS_RTOL * float(np.abs(b).max()))
     for start in range(0, len(a), _ROWS):
         x, y = (side[start : start + _ROWS].astype(np.float64) for side in (a, b))
         log_p, log_q = _log_softmax(x), _log_softmax(y)
@@ -284,7 +288,7 @@ def compare_logits(a: np.ndarray, b: np.ndarray) -> LogitsDifference:
         divergences.append(np.maximum((np.exp(log_p) * (log_p - log_q)).sum(axis=1), 0.0))
         same.append(x.argmax(axis=1) == y.argmax(axis=1))
         second, first = np.partition(y, (-2, -1), axis=1)[:, -2:].T
-        clear.append(first - second > 2 * LOGITS_ATOL)
+        clear.append(first - second > near)
         best = [np.argpartition(side, -_TOP, axis=1)[:, -_TOP:] for side in (x, y)]
         shared.append((best[0][:, :, None] == best[1][:, None, :]).sum(axis=(1, 2)) / _TOP)
     kl, top1 = np.concatenate(divergences), np.concatenate(same)
@@ -344,8 +348,9 @@ def code_margins(latents: np.ndarray, codebook: np.ndarray) -> np.ndarray:
 def _failed_logits(layers: Sequence[Difference], logits: LogitsDifference, dtype: str) -> list[str]:
     """A sentence per limit; where one is not kept, the last says at which point the two part."""
     failed = []
-    if dtype == "float32" and logits.max_abs > LOGITS_ATOL:
-        failed.append(f"logits differ by up to {logits.max_abs:.1e}, more than {LOGITS_ATOL:.0e}")
+    if dtype == "float32" and logits.max_abs > LOGITS_ATOL and logits.max_relative > LOGITS_RTOL:
+        limits = f"{LOGITS_ATOL:.0e} and {LOGITS_RTOL:.0e} of the largest"
+        failed.append(f"logits differ by up to {logits.max_abs:.1e}, more than {limits}")
     if dtype == "float32" and logits.top1_clear < 1.0:
         failed.append(f"the likeliest id is the same at {logits.top1_clear:.1%} of the positions that are no near ties")
     if dtype == "bfloat16" and logits.kl_mean > MOST_KL:

@@ -11,11 +11,13 @@ import numpy as np
 
 from convert.chameleon import config_to_torch, transformer_to_torch
 from convert.llamagen import vqgan_to_torch
-from convert.tables import size_of
 from convert.torch_files import import_torch, write_pt
 from convert.upstream import INDEX, ONE_FILE
-from pure_jax.checkpoint import Checkpoint, unstack
-from pure_jax.tensors import LazyTensor, in_memory, write_safetensors
+from pure_jax.checkpoint import Checkpoint, unstack, write_manifest
+from pure_jax.config import VQGANConfig
+from pure_jax.errors import PureError
+from pure_jax.tensors import LazyTensor, in_memory, total_bytes, write_safetensors
+from pure_jax.vocabulary import BOS, EOS, PAD, UNKNOWN
 
 SHARD_BYTES = 5_000_000_000
 """Upper bound of one file, as transformers writes them."""
@@ -24,23 +26,31 @@ RECENT_CODES = 65_536
 VQGAN_FILE = "vq_ds8_c2i.pt"
 
 
-def torch_tensors(checkpoint: Checkpoint, rows_per_head: bool = True) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
-    """The language model's tensors by Hugging Face name, in module order, and its config.json.
+def torch_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The language model's config.json for transformers; fields that its own original had are the original's.
 
-    A model that came from PyTorch gets back its own config.json, and leaves out a head that was tied.
+    Raises:
+        PureError: transformers has no such model.
     """
-    own = (checkpoint.upstream or {}).get("config")
-    config = own or config_to_torch(checkpoint.config.transformer, _names(checkpoint))
-    layers = checkpoint.tensors["transformer"]
-    tensors = transformer_to_torch(unstack(layers), checkpoint.config.transformer, rows_per_head)
+    content = json.loads(checkpoint.tokenizer_json)
+    names = content["model"]["vocab"] | {t["content"]: t["id"] for t in content.get("added_tokens") or ()}
+    ours = config_to_torch(checkpoint.config.transformer, names)
+    own = {k: v for k, v in (checkpoint.upstream or {}).get("config", {}).items() if v is not None}
+    # Merged, since the original's may lack the name by which transformers looks up the token of an image.
+    return ours | own | {"vocabulary_map": ours["vocabulary_map"] | own.get("vocabulary_map", {})}
+
+
+def torch_tensors(checkpoint: Checkpoint, rows_per_head: bool = True) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
+    """The language model's tensors by Hugging Face name and its config.json; a head that was tied is left out."""
+    config = torch_config(checkpoint)
+    tensors = transformer_to_torch(
+        unstack(checkpoint.tensors["transformer"]), checkpoint.config.transformer, rows_per_head
+    )
     if config.get("tie_word_embeddings"):
         del tensors["lm_head.weight"]
-    return tensors, config
-
-
-def _names(checkpoint: Checkpoint) -> dict[str, int]:
-    content = json.loads(checkpoint.tokenizer_json)
-    return content["model"]["vocab"] | {t["content"]: t["id"] for t in content.get("added_tokens") or ()}
+    dtypes = {tensor.dtype.name for tensor in tensors.values()}
+    dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
+    return tensors, config | {name: dtype for name in ("dtype", "torch_dtype") if name in config or name == "dtype"}
 
 
 def write_upstream(
@@ -51,7 +61,7 @@ def write_upstream(
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Write config.json, safetensors shards with their index, tokenizer files and the image tokenizer's `.pt`.
+    """Write config.json, safetensors shards with their index, tokenizer files, the image tokenizer's `.pt`, SHA256SUMS.
 
     Args:
         directory: exists and is empty.
@@ -60,34 +70,46 @@ def write_upstream(
         progress: called with numbers of bytes, which add up to the size of all tensors.
 
     Raises:
-        PureError: torch is not installed, or transformers has no such model. OSError.
+        PureError: torch is not installed, or there is no such model in transformers or LlamaGen. OSError.
     """
     import_torch(f"writing {VQGAN_FILE}")  # before the long part
+    vqgan = checkpoint.config.vqgan
+    if (vqgan.num_groups, vqgan.norm_eps) != (VQGANConfig.num_groups, VQGANConfig.norm_eps):
+        raise PureError(
+            f"LlamaGen's networks have group norms of {VQGANConfig.num_groups} groups and epsilon "
+            f"{VQGANConfig.norm_eps:g}, this image tokenizer {vqgan.num_groups} and {vqgan.norm_eps:g}; "
+            "PyTorch would compute other codes, so it cannot be written for it"
+        )
     tensors, config = torch_tensors(checkpoint, rows_per_head)
     _write_json(directory / "config.json", config)
     (directory / "tokenizer.json").write_text(checkpoint.tokenizer_json, encoding="utf-8")
-    _write_json(directory / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
+    specials = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "unk_token": UNKNOWN}
+    _write_json(directory / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"} | specials)
+    if checkpoint.card:
+        (directory / "README.md").write_text(checkpoint.card, encoding="utf-8")
 
     image = vqgan_to_torch(checkpoint.tensors["vqgan"])
     image["quantize.codebook_used"] = in_memory(np.zeros(RECENT_CODES, np.float32))
     write_pt(directory / VQGAN_FILE, image)
-    progress(size_of(checkpoint.tensors["vqgan"]))
+    progress(total_bytes(checkpoint.tensors["vqgan"]))
 
     shards = _shards(tensors, shard_bytes)
     places: dict[str, str] = {}
+    sums: dict[str, str] = {}
     for i, shard in enumerate(shards, 1):
         name = ONE_FILE if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         # transformers refuses files that do not say what they were written for.
-        write_safetensors(directory / name, shard, {"format": "pt"}, progress)
+        sums[name] = write_safetensors(directory / name, shard, {"format": "pt"}, progress)
         places |= dict.fromkeys(shard, name)
     if len(shards) > 1:
-        _write_json(directory / INDEX, {"metadata": {"total_size": size_of(tensors)}, "weight_map": places})
+        _write_json(directory / INDEX, {"metadata": {"total_size": total_bytes(tensors)}, "weight_map": places})
+    write_manifest(directory, sums)
 
 
 def _shards(tensors: dict[str, LazyTensor], most: int) -> list[dict[str, LazyTensor]]:
     shards: list[dict[str, LazyTensor]] = [{}]
     for name, tensor in tensors.items():
-        if shards[-1] and size_of(shards[-1]) + tensor.nbytes > most:
+        if shards[-1] and total_bytes(shards[-1]) + tensor.nbytes > most:
             shards.append({})
         shards[-1][name] = tensor
     return shards

@@ -6,7 +6,6 @@ matches exactly one row, every parameter is filled exactly once, with its exact 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -193,8 +192,3 @@ def to_torch(
         name = row.source.format(**fields)
         out[name] = row.transform.backward(tensor, shape_of(name, tensor.shape) if shape_of else tensor.shape)
     return out
-
-
-def size_of(tensors: Mapping[str, LazyTensor]) -> int:
-    """Bytes of all tensors together."""
-    return sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors.values())

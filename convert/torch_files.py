@@ -62,7 +62,7 @@ def open_pt(file: Path, weights: str | None = None) -> tuple[dict[str, LazyTenso
 
 def _load(torch: Any, file: Path) -> Any:
     if not file.is_file():
-        raise PureError(f"{file} is missing; give LlamaGen's file, vq_ds8_c2i.pt for PURE")
+        raise PureError(f"{file} is no file; give LlamaGen's, vq_ds8_c2i.pt for PURE")
     # Training checkpoints hold their command line in a Namespace, a plain record.
     with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
         try:

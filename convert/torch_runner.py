@@ -1,4 +1,4 @@
-"""A model as transformers computes it in PyTorch, for the parity report: no code of this library takes part.
+"""A model as transformers computes it in PyTorch, for the parity report: nothing of this library computes anything.
 
 The network is made without memory for its parameters; each module gets its own when its turn comes and gives them back.
 """
@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from convert.chameleon import config_to_torch, transformer_to_torch
+from convert.chameleon import transformer_to_torch
+from convert.export import torch_config
 from convert.llamagen import vqgan_to_torch
 from convert.torch_files import import_torch, to_torch_tensor
 from pure_jax.checkpoint import Checkpoint, unstack
@@ -48,12 +49,9 @@ def activations(
 def _chameleon(checkpoint: Checkpoint) -> Any:
     """transformers' network without parameters; attention by torch's fused function, the original's default."""
     import torch
-    from tokenizers import Tokenizer
     from transformers import ChameleonConfig, ChameleonForConditionalGeneration
 
-    names = Tokenizer.from_str(checkpoint.tokenizer_json).get_vocab()
-    values = config_to_torch(checkpoint.config.transformer, names) | {"attn_implementation": "sdpa"}
-    config = ChameleonConfig.from_dict(values)
+    config = ChameleonConfig.from_dict(torch_config(checkpoint) | {"attn_implementation": "sdpa"})
     with torch.device("meta"):
         model = ChameleonForConditionalGeneration(config).eval()
     # Its frequencies are no parameters: they are computed when it is made, so it is made again, in memory.

@@ -19,7 +19,7 @@ from pure_jax.checkpoint import Checkpoint, read_json, read_tokenizer
 from pure_jax.config import ModelConfig
 from pure_jax.errors import PureError
 from pure_jax.tensors import LazyTensor, open_safetensors
-from pure_jax.vocabulary import load_vocabulary
+from pure_jax.vocabulary import IMAGE_PLACEHOLDER, load_vocabulary
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -98,11 +98,12 @@ def open_upstream(
         )
 
     image_file = Path(vqgan) if vqgan is not None else _own_vqgan(directory)
-    image_tensors, others = (
-        (open_safetensors(image_file), [])
-        if image_file.suffix == ".safetensors"
-        else open_pt(image_file, vqgan_weights)
-    )
+    if image_file.suffix != ".safetensors":
+        image_tensors, others = open_pt(image_file, vqgan_weights)
+    elif vqgan_weights is None:
+        image_tensors, others = open_safetensors(image_file), []
+    else:
+        raise PureError(f"{image_file} has one set of weights; leave vqgan_weights out")
     image_config = _named(image_file, config_from_tensors, {name: t.shape for name, t in image_tensors.items()})
     image, unused = _named(image_file, vqgan_from_torch, image_tensors, image_config)
     if unused + others:
@@ -191,7 +192,7 @@ def _own_vqgan(directory: Path) -> Path:
         several = ", ".join(path.name for path in found)
         raise PureError(
             f"{directory} has {f'several .pt files ({several})' if found else 'no image tokenizer'}; name LlamaGen's "
-            "file (vq_ds8_c2i.pt for PURE) with --vqgan, or vqgan= in Python"
+            "file (vq_ds8_c2i.pt for PURE) with --vqgan of pure convert, or vqgan= in Python"
         )
     return found[0]
 
@@ -201,7 +202,7 @@ def _check_codes(tokenizer_file: Path, config: ModelConfig, image_file: Path) ->
     if named != there:
         raise PureError(
             f"{image_file}: tensor 'quantize.embedding.weight' has {there} codes, but {tokenizer_file} names {named}; "
-            "use the image tokenizer and the text tokenizer that belong to the model"
+            "use the image tokenizer (--vqgan) and the text tokenizer (--tokenizer) that belong to the model"
         )
 
 
@@ -217,7 +218,8 @@ def _check_names(tokenizer_file: Path, text: str, values: Mapping[str, Any]) -> 
     except Exception as error:  # the library has no class of its own for this
         raise PureError(f"{tokenizer_file} is not a tokenizer file of the Hugging Face tokenizers library") from error
     for name, id_ in listed.items():
-        if name in names and names[name] != id_:
+        # The placeholder stands for an image in text only and never reaches the model.
+        if name in names and names[name] != id_ and name != IMAGE_PLACEHOLDER:
             raise PureError(
                 f"{tokenizer_file} gives {name!r} the id {names[name]}, but config.json's vocabulary_map {id_}; "
                 "it is another model's tokenizer"

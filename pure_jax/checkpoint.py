@@ -30,7 +30,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
-from safetensors import SafetensorError
 
 from pure_jax.config import ModelConfig, from_dict, to_dict
 from pure_jax.errors import PureError
@@ -62,6 +61,8 @@ class Checkpoint:
     vocabulary: Vocabulary
     upstream: dict[str, Any] | None = None
     """Contents of upstream.json."""
+    card: str | None = None
+    """README.md's text."""
 
 
 def demo_directory() -> Path:
@@ -118,37 +119,30 @@ def write_checkpoint(
     if upstream is not None:
         texts["upstream.json"] = json.dumps(upstream, indent=1) + "\n"
     texts["README.md"] = card
-    sums = {}
     for name, text in texts.items():
         (directory / name).write_text(text, encoding="utf-8")
-        sums[name] = hashlib.sha256(text.encode()).hexdigest()
+    sums = {}
     for name in NETWORKS:
-        sums |= _write_network(directory, name, tensors[name], format, progress)
+        if format == "safetensors":
+            file = directory / f"{name}.safetensors"
+            sums[file.name] = write_safetensors(file, tensors[name], progress=progress)
+        else:
+            from pure_jax.orbax_tensors import write_orbax
+
+            write_orbax(directory / name, tensors[name], progress)
+    write_manifest(directory, sums)
+
+
+def write_manifest(directory: Path, known: Mapping[str, str]) -> None:
+    """Write SHA256SUMS over all files of a directory. known: digests there are already, by name. Raises OSError."""
+    sums = dict(known)
+    for path in directory.rglob("*"):
+        name = path.relative_to(directory).as_posix()
+        if path.is_file() and name not in sums:
+            with path.open("rb") as file:
+                sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
     lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]
     (directory / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
-
-
-def _write_network(
-    directory: Path, name: str, tensors: Tensors, format: Format, progress: Callable[[int], None]
-) -> dict[str, str]:
-    """Write one network; sha256 by file name. Raises OSError."""
-    try:
-        if format == "safetensors":
-            file = f"{name}.safetensors"
-            return {file: write_safetensors(directory / file, tensors, progress=progress)}
-        from pure_jax.orbax_tensors import write_orbax
-
-        write_orbax(directory / name, tensors, progress)
-    except (SafetensorError, ValueError) as error:  # how the two libraries report a full disk
-        raise OSError(str(error).splitlines()[0]) from error
-    written = [path for path in (directory / name).rglob("*") if path.is_file()]
-    return {path.relative_to(directory).as_posix(): file_digest(path) for path in written}
-
-
-def file_digest(path: Path) -> str:
-    """A file's sha256, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
@@ -216,8 +210,15 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     tokenizer_json, vocabulary = read_tokenizer(directory / "tokenizer.json", config)
     shapes = expected_shapes(config)
     tensors = {name: _open_network(directory, name, shapes[name]) for name in NETWORKS}
-    upstream = directory / "upstream.json"
-    return Checkpoint(config, tensors, tokenizer_json, vocabulary, read_json(upstream) if upstream.is_file() else None)
+    upstream, card = directory / "upstream.json", directory / "README.md"
+    return Checkpoint(
+        config,
+        tensors,
+        tokenizer_json,
+        vocabulary,
+        read_json(upstream) if upstream.is_file() else None,
+        card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
+    )
 
 
 def read_tokenizer(file: Path, config: ModelConfig) -> tuple[str, Vocabulary]:
@@ -291,6 +292,7 @@ def load(
     *,
     mesh: Mesh | None = None,
     vqgan: str | os.PathLike | None = None,
+    tokenizer: str | os.PathLike | None = None,
     revision: str | None = None,
 ) -> Model:
     """Load a model: a native directory, or the original's PyTorch files (read straight into place, see `convert`).
@@ -304,6 +306,7 @@ def load(
         mesh: devices to spread the parameters over, as `pure_jax.sharding` says; each reads its own part of the files.
             None puts all on the first device.
         vqgan: PyTorch models only: LlamaGen's file, if it does not lie in the directory.
+        tokenizer: PyTorch models only: the tokenizer file, if it is not the directory's tokenizer.json.
         revision: hub only: the commit, tag or branch wanted; a commit is the same for ever.
 
     Raises:
@@ -316,41 +319,47 @@ def load(
         raise PureError(f"dtype is {dtype!r}, but it must be one of {', '.join(DTYPES)}")
     on_cpu = jax.default_backend() == "cpu"
     compute = jnp.dtype(("float32" if on_cpu else "bfloat16") if dtype == "auto" else dtype)
-    checkpoint = _open(source, vqgan, revision)
+    checkpoint = _open(source, vqgan, tokenizer, revision)
     config, tensors = checkpoint.config, dict(checkpoint.tensors)
     try:
-        tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json)
+        text = Tokenizer.from_str(checkpoint.tokenizer_json)
     except Exception as error:  # the library has no class of its own for this
         raise PureError(
             f"{source}: tokenizer.json is not a tokenizer file of the Hugging Face tokenizers library"
         ) from error
+    tensors["transformer"] = {path: cast(t, compute, path) for path, t in tensors["transformer"].items()}
+    tensors["vqgan"] = {path: cast(t, jnp.float32, path) for path, t in tensors["vqgan"].items()}
     scan = not on_cpu if scan_layers is None else scan_layers
     if scan != config.transformer.scan_layers:
         tensors["transformer"] = (stack if scan else unstack)(tensors["transformer"])
         config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, scan_layers=scan))
-    dtypes = {"transformer": compute, "vqgan": jnp.dtype("float32")}
     params = {
         name: traverse_util.unflatten_dict(
             {
-                path: _place(cast(tensor, dtypes[name], path), _sharding(mesh, f"{name}.{path}", tensor.shape))
+                path: _place(tensor, _sharding(mesh, f"{name}.{path}", tensor.shape))
                 for path, tensor in tensors[name].items()
             },
             sep=".",
         )
         for name in NETWORKS
     }
-    return Model(config, params, tokenizer, checkpoint.vocabulary, compute)
+    return Model(config, params, text, checkpoint.vocabulary, compute)
 
 
-def _open(source: str | os.PathLike | None, vqgan: str | os.PathLike | None, revision: str | None) -> Checkpoint:
+def _open(
+    source: str | os.PathLike | None,
+    vqgan: str | os.PathLike | None,
+    tokenizer: str | os.PathLike | None,
+    revision: str | None,
+) -> Checkpoint:
     # PyTorch files and the hub are the converter's business; this is the one place of the library that asks it.
     from convert.upstream import find, open_upstream
 
-    path = demo_directory() if source is None else find(source, revision)
+    path = find(demo_directory() if source is None else source, revision)
     if is_upstream(path):
-        return open_upstream(path, vqgan=vqgan).checkpoint
-    if vqgan is not None:
-        raise PureError(f"{path} has its own image tokenizer; leave vqgan out")
+        return open_upstream(path, vqgan=vqgan, tokenizer=tokenizer).checkpoint
+    if vqgan is not None or tokenizer is not None:
+        raise PureError(f"{path} has its own tokenizers; leave {'tokenizer' if vqgan is None else 'vqgan'} out")
     return open_checkpoint(path)
 
 

@@ -156,7 +156,13 @@ class Compare:
     """Model directory of this library, PyTorch model in Hugging Face's layout, or hub id."""
     b: Annotated[str, tyro.conf.Positional]
     vqgan: Path | None = None
-    """LlamaGen's image tokenizer for a PyTorch side without one."""
+    """LlamaGen's image tokenizer for a PyTorch side; by default the one .pt file in its directory."""
+    vqgan_weights: Literal["model", "ema"] | None = None
+    """Which weights of a .pt that has both; by default "model"."""
+    tokenizer: Path | None = None
+    """Tokenizer file for a PyTorch side; by default tokenizer.json in its directory."""
+    revision: str | None = None
+    """Commit, tag or branch of a side that is a hub id."""
     image: Path | None = None
     """Picture in the prompt; by default a sample that ships with this package."""
     size: int = 128

@@ -38,20 +38,38 @@ def new_directory(path: Path) -> Iterator[Path]:
     What a killed run left behind is removed by the next one.
 
     Raises:
-        PureError: `path` exists already; or for any OSError of the block or the renaming.
+        PureError: `path` exists already, or another run is writing it; or for any OSError of the block or the renaming.
     """
     if path.exists():
         raise PureError(f"{path} exists already; name a new directory or remove it first")
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        os.replace(partial, path)
+        partial.mkdir(parents=True, exist_ok=True)
+        with _locked(partial, path):
+            try:
+                for rest in partial.iterdir():
+                    shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+                yield partial
+                os.replace(partial, path)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise PureError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def _locked(directory: Path, path: Path) -> Iterator[None]:
+    """Keep other runs out of `directory`; the lock goes with the process, even a killed one."""
+    import fcntl  # not on Windows, which can still restore pictures
+
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise PureError(f"{path} is being written by another run; wait for it or name another directory") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.close(descriptor)
 
 
 def not_writable(path: Path, error: OSError) -> PureError:

@@ -57,8 +57,10 @@ def parameter_sharding(mesh: Mesh, path: str, shape: tuple[int, ...]) -> NamedSh
     path: network and parameter, joined by ".": "transformer.layers.mlp.up_proj.kernel".
 
     Raises:
-        PureError: an axis is not a multiple of the devices it is split over.
+        PureError: an axis is not a multiple of the devices it is split over, or the mesh's axes are explicit.
     """
+    if AxisType.Explicit in mesh.axis_types:
+        raise PureError("the mesh has explicit axes, which the model does not annotate; make it with make_mesh")
     names = next(axes for pattern, axes in PARAMETER_AXES if re.fullmatch(pattern, path))
     spec: list[str | None] = [None] * (len(shape) - len(names))
     for name, size in zip(names, shape[len(spec) :], strict=True):

@@ -48,6 +48,7 @@ class LazyTensor:
 
     @property
     def nbytes(self) -> int:
+        """Of the whole tensor."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -66,6 +67,11 @@ class LazyTensor:
     def pieces(self) -> Iterator[np.ndarray]:
         """What lies at `indices`, one after the other."""
         return map(self.read, self.indices())
+
+
+def total_bytes(tensors: Mapping[str, LazyTensor]) -> int:
+    """Of all tensors together."""
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 # ---- views ---------------------------------------------------------------------------------------------------------
@@ -111,7 +117,10 @@ def _transposed_matrix(tensor: LazyTensor, rows: slice, columns: slice) -> np.nd
 
 
 def stacked(tensors: Sequence[LazyTensor]) -> LazyTensor:
-    """Tensors of one shape and dtype behind a new first axis."""
+    """Tensors of one shape behind a new first axis; of several dtypes, they become float32, which holds them all."""
+    dtypes = {tensor.dtype for tensor in tensors}
+    dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
+    tensors = [cast(tensor, dtype, "a layer") for tensor in tensors]
 
     def read(index: Index) -> np.ndarray:
         chosen = tensors[index[0]]
@@ -124,7 +133,7 @@ def stacked(tensors: Sequence[LazyTensor]) -> LazyTensor:
             out[place] = tensor.read(index[1:])
         return out
 
-    return LazyTensor((len(tensors), *tensors[0].shape), tensors[0].dtype, read)
+    return LazyTensor((len(tensors), *tensors[0].shape), dtype, read)
 
 
 def entry(tensor: LazyTensor, i: int) -> LazyTensor:

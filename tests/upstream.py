@@ -27,7 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "two ranks, grouped queries": {"model_parallel_size": 2, "num_kv_heads": 2},
     "a rank per head": {"model_parallel_size": 4},
     "a row per head, grouped queries": {"model_parallel_size": 4, "num_kv_heads": 2},
-    "swin norm, grouped queries": {"num_kv_heads": 2, "swin_norm": True},
+    "swin norm, two ranks, grouped queries": {"num_kv_heads": 2, "swin_norm": True, "model_parallel_size": 2},
 }
 
 

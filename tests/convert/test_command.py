@@ -15,12 +15,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import ChameleonForConditionalGeneration
+from transformers import AutoTokenizer, ChameleonForConditionalGeneration
 
 import pure_jax
 from convert import command as convert_command
 from pure_jax.cli import Convert
 from pure_jax.errors import PureError
+from tests.models import tiny_model
 from tests.upstream import (
     VARIANTS,
     change_config,
@@ -69,7 +70,8 @@ def test_there_and_back_is_the_same_bits(tmp_path: Path, dtype: torch.dtype, for
     there = convert(source, tmp_path / "flax", format=format, verify=True)
     back = convert(there, tmp_path / "back", to="torch", verify=True)
     assert hashes(back) == hashes(source) and len(hashes(back)) == 3 + 13 * 2
-    assert json.loads((back / "config.json").read_text()) == json.loads((source / "config.json").read_text())
+    fields, own = (json.loads((directory / "config.json").read_text()) for directory in (back, source))
+    assert {name: fields.get(name) for name in own} == own
     assert (back / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
     image = torch.load(back / "vq_ds8_c2i.pt", weights_only=True)["model"]
     assert image.keys() == image_tensors().keys() and len(image) == 300  # what LlamaGen's strict loading asks for
@@ -118,13 +120,68 @@ def test_several_shards_are_written_with_an_index_that_transformers_reads(tmp_pa
         assert torch.equal(loaded[name], tensor)
 
 
-def test_the_demo_goes_to_torch_and_back(tmp_path: Path) -> None:
-    demo = pure_jax.checkpoint.demo_directory()
-    back = convert(convert(demo, tmp_path / "torch", to="torch"), tmp_path / "flax")
-    ours, theirs = pure_jax.load(demo, scan_layers=True), pure_jax.load(back, scan_layers=True)
-    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
-    assert ours.config.transformer == theirs.config.transformer
-    ChameleonForConditionalGeneration.from_pretrained(tmp_path / "torch")
+def test_a_model_of_this_library_goes_to_torch_and_back(tmp_path: Path) -> None:
+    model = tiny_model(channel_multipliers=(1, 2, 2, 4), scan_layers=True)
+    pure_jax.save(tmp_path / "own", model.config, model.params, model.tokenizer.to_str(), "# Mine\n")
+    there = convert(tmp_path / "own", tmp_path / "torch", to="torch")
+    back = pure_jax.load(convert(there, tmp_path / "back"), scan_layers=True)
+    jax.tree.map(np.testing.assert_array_equal, back.params, model.params)
+    assert (back.config.transformer, back.config.vqgan) == (model.config.transformer, model.config.vqgan)
+    assert (there / "README.md").read_text() == "# Mine\n"
+    ChameleonForConditionalGeneration.from_pretrained(there)
+    tokenizer = AutoTokenizer.from_pretrained(there)
+    v = model.vocabulary
+    assert (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id) == (v.bos, v.pad, v.eos)
+    assert tokenizer("A cat.", add_special_tokens=False).input_ids == model.tokenizer.encode("A cat.").ids
+
+
+def test_an_image_tokenizer_that_pytorch_would_compute_otherwise_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PureError, match="group norms of 32 groups .* this image tokenizer 4 and"):
+        convert(pure_jax.checkpoint.demo_directory(), tmp_path / "torch", to="torch")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_goes_back_says_its_own_dtype(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "torch", dtype=torch.bfloat16)
+    back = convert(convert(source, tmp_path / "flax", dtype="float32"), tmp_path / "back", to="torch")
+    assert json.loads((back / "config.json").read_text())["dtype"] == "float32"
+    assert ChameleonForConditionalGeneration.from_pretrained(back).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"vocabulary_map": None}, {"num_key_value_heads": None}, {"rope_parameters": None, "rope_theta": 10000.0}],
+)
+def test_what_a_configuration_lacks_is_added_for_transformers(tmp_path: Path, fields: dict[str, Any]) -> None:
+    source = write_model(tmp_path / "torch")
+    change_config(source, **fields)
+    back = convert(convert(source, tmp_path / "flax"), tmp_path / "back", to="torch")
+    ChameleonForConditionalGeneration.from_pretrained(back)
+
+
+def test_a_tokenizer_that_calls_the_image_token_by_transformers_name(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "torch")
+    for name in ("tokenizer.json", "config.json"):
+        text = (source / name).read_text().replace("<reserved08707>", "<image>")
+        (source / name).write_text(text)
+    change_config(source, vocabulary_map=None)
+    back = convert(convert(source, tmp_path / "flax"), tmp_path / "back", to="torch")
+    assert json.loads((back / "config.json").read_text())["vocabulary_map"]["<image>"] == 71
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+@pytest.mark.parametrize("format", ["safetensors", "orbax"])
+def test_layers_of_several_dtypes(tmp_path: Path, dtype: Any, format: Any, capsys: Any) -> None:
+    source = write_model(tmp_path / "torch")
+    change_tensors(source, lambda name, tensor: tensor.to(torch.float16) if "layers.1." in name else tensor)
+    native = convert(source, tmp_path / "flax", dtype=dtype, format=format, verify=True)
+    assert ("stacked as float32" in capsys.readouterr().out) == (dtype == "auto")
+    direct, converted = pure_jax.load(source, scan_layers=True), pure_jax.load(native, scan_layers=True)
+    if dtype == "bfloat16":
+        direct.params["transformer"] = jax.tree.map(
+            lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), direct.params["transformer"]
+        )
+    jax.tree.map(np.testing.assert_array_equal, direct.params, converted.params)
 
 
 def test_a_tied_head_is_tied_again(tmp_path: Path, source: Path) -> None:
@@ -176,9 +233,9 @@ def test_layers_are_stacked_and_the_old_tokenizer_is_listed(native: Path) -> Non
     assert sum(name.startswith("model.vqmodel.") for name in record["unused"]) == len(record["unused"]) - 1 > 30
 
 
-@pytest.mark.parametrize("format", ["safetensors", "orbax"])
-def test_sha256sum_checks_every_file(tmp_path: Path, native: Path, format: Any) -> None:
-    directory = convert(native, tmp_path / "new", format=format)
+@pytest.mark.parametrize("options", [{}, {"format": "orbax"}, {"to": "torch"}], ids=str)
+def test_sha256sum_checks_every_file(tmp_path: Path, native: Path, options: dict[str, Any]) -> None:
+    directory = convert(native, tmp_path / "new", **options)
     files = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
     listed = {line.split("  ")[1] for line in (directory / "SHA256SUMS").read_text().splitlines()}
     assert listed == files - {"SHA256SUMS"}
@@ -213,6 +270,32 @@ def test_options_that_a_model_directory_has_no_use_for_are_refused(tmp_path: Pat
         convert(native, tmp_path / "new", vqgan=native / "vqgan.safetensors")
     with pytest.raises(PureError, match="which has no revisions"):
         convert(native, tmp_path / "new", revision="main")
+    with pytest.raises(PureError, match="'orbax' has a meaning with --to flax only"):
+        convert(native, tmp_path / "new", to="torch", format="orbax")
+    with pytest.raises(PureError, match="'ranks' has a meaning with --to torch only"):
+        convert(native, tmp_path / "new", norm_rows="ranks")
+    with pytest.raises(PureError, match="has its own tokenizers; leave tokenizer out"):
+        pure_jax.load(native, tokenizer=native / "tokenizer.json")
+    with pytest.raises(PureError, match="which has no revisions"):
+        pure_jax.load(revision="main")
+
+
+def test_a_text_tokenizer_from_elsewhere(tmp_path: Path, source: Path) -> None:
+    for file in source.iterdir():
+        if file.name != "tokenizer.json":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(PureError, match="cannot read the tokenizer file"):
+        pure_jax.load(tmp_path)
+    loaded = pure_jax.load(tmp_path, tokenizer=source / "tokenizer.json")
+    assert loaded.tokenizer.get_vocab() == pure_jax.load(source).tokenizer.get_vocab()
+
+
+def test_a_model_card_is_carried_along(tmp_path: Path, native: Path) -> None:
+    (card := tmp_path / "own" / "README.md").parent.mkdir()
+    for file in native.iterdir():
+        (card.parent / file.name).write_bytes(file.read_bytes())
+    card.write_text("# Photos by their authors\n")
+    assert (convert(card.parent, tmp_path / "new", format="orbax") / "README.md").read_text() == card.read_text()
 
 
 def test_an_image_tokenizer_from_elsewhere(tmp_path: Path, source: Path, native: Path) -> None:

@@ -210,7 +210,7 @@ def refused(message: str, a: Path, b: Path, **options: Any) -> None:
 
 
 def test_models_of_other_sizes_or_words_are_refused(pair, make_pair, sides, tmp_path) -> None:
-    grouped = make_pair("swin norm, grouped queries")[1]
+    grouped = make_pair("swin norm, two ranks, grouped queries")[1]
     refused(r"torch and flax cannot be compared: transformer\.num_kv_heads is 4 and 2", pair[0], grouped)
     text = sides[1].checkpoint.tokenizer_json.replace('"<reserved08801>"', '"<reserved08999>"')
     renamed = dataclasses.replace(sides[1], checkpoint=dataclasses.replace(sides[1].checkpoint, tokenizer_json=text))
@@ -221,7 +221,7 @@ def test_models_of_other_sizes_or_words_are_refused(pair, make_pair, sides, tmp_
 def test_a_wrong_option_is_refused_before_anything_is_computed(pair, tmp_path) -> None:
     refused("size is 48, but it must be a multiple of 32", *pair, size=48)
     refused("nowhere.png cannot be read as a picture", *pair, image=tmp_path / "nowhere.png")
-    refused("vq.pt is not needed: both models have their image tokenizer", *pair, vqgan=tmp_path / "vq.pt")
+    refused("neither .* is a PyTorch model; leave vqgan out", pair[1], pair[1], vqgan=tmp_path / "vq.pt")
     refused("there is no directory", *pair, json=tmp_path / "nowhere" / "report.json")
     refused("is not a model directory", pair[0], tmp_path / "nowhere")
 
@@ -231,6 +231,23 @@ def test_a_pytorch_side_without_an_image_tokenizer_takes_the_one_given(pair, tmp
     given = Path(shutil.move(lacking / "vq_ds8_c2i.pt", tmp_path / "given.pt"))
     refused("no image tokenizer", lacking, pair[1])
     Compare(a=str(lacking), b=str(pair[1]), vqgan=given, size=SIZE).run()
+
+
+def test_a_pytorch_side_with_its_text_tokenizer_elsewhere(pair, tmp_path) -> None:
+    lacking = shutil.copytree(pair[0], tmp_path / "lacking")
+    given = Path(shutil.move(lacking / "tokenizer.json", tmp_path / "text_tokenizer.json"))
+    refused("cannot read the tokenizer file", lacking, pair[1])
+    Compare(a=str(lacking), b=str(pair[1]), tokenizer=given, size=SIZE).run()
+
+
+def test_large_logits_may_differ_by_rounding_of_their_own_size(sides) -> None:
+    def scale(kernel: np.ndarray) -> None:
+        kernel *= 300
+
+    larger = [spoilt(side, "transformer", "lm_head.kernel", scale) for side in (sides[1], sides[1])]
+    theirs = dataclasses.replace(larger[0], runner=sides[0].runner)
+    report = compare(theirs, larger[1], PIXELS)
+    assert report.logits.max_abs > 1e-4 and report.verdict == "same"
 
 
 def test_without_torch_the_command_says_how_to_get_it(sides: tuple[Side, Side], monkeypatch) -> None:

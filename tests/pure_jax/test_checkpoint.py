@@ -144,8 +144,8 @@ def test_a_bug_in_the_middle_leaves_nothing_either(model: Model, tmp_path: Path)
 
 
 def test_what_a_killed_run_left_is_no_hindrance(model: Model, tmp_path: Path) -> None:
-    (tmp_path / "model.partial").mkdir()
-    (tmp_path / "model.partial" / "rest").write_text("half")
+    (tmp_path / ".model.partial").mkdir()
+    (tmp_path / ".model.partial" / "rest").write_text("half")
     directory = write(model, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert not (directory / "rest").exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 from flax import traverse_util
-from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
 from pure_jax.checkpoint import expected_shapes
 from pure_jax.config import PRESETS, pure_7b
@@ -54,6 +54,12 @@ def test_an_axis_that_the_mesh_lacks_splits_nothing() -> None:
 def test_a_size_that_cannot_be_split_is_named() -> None:
     with pytest.raises(PureError, match="up_proj.kernel: its mlp axis of 48 cannot be split over 5 devices"):
         parameter_sharding(mesh(1, 1, 5), "transformer.layers_0.mlp.up_proj.kernel", (32, 48))
+
+
+def test_explicit_axes_are_refused() -> None:
+    explicit = AbstractMesh((2,), ("fsdp",), axis_types=(AxisType.Explicit,))
+    with pytest.raises(PureError, match="explicit axes.*; make it with make_mesh"):
+        parameter_sharding(explicit, "transformer.norm.weight", (32,))
 
 
 def test_a_mesh_has_as_many_places_as_devices() -> None:

@@ -82,6 +82,13 @@ def test_a_stack_and_its_entries(index: tuple[slice, ...]) -> None:
     np.testing.assert_array_equal(entry(stack, 1).read(index[1:]), arrays[1][index[1:]])
 
 
+def test_a_stack_of_several_dtypes_holds_all_values_exactly() -> None:
+    arrays = [numbers(5, dtype=dtype, seed=i) for i, dtype in enumerate(DTYPES)]
+    stack = np.asarray(stacked([in_memory(array) for array in arrays]))
+    assert stack.dtype == np.float32
+    np.testing.assert_array_equal(stack, [array.astype(np.float32) for array in arrays])
+
+
 @pytest.mark.parametrize("axes", [(2, 3, 1, 0), (3, 2, 0, 1), (0, 1, 2, 3)])
 def test_transpositions_are_numpys(axes: tuple[int, ...]) -> None:
     array = numbers(2, 3, 4, 5)
