@@ -8,20 +8,16 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from functools import cache
 from operator import index
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from convert.tables import KEEP, LINEAR, NORM_ROWS, Row, Shape, distinct_rows, from_torch, to_torch
+from pure_jax.checkpoint import parameter_shapes
 from pure_jax.config import TransformerConfig
 from pure_jax.errors import PureError
 from pure_jax.tensors import LazyTensor
-from pure_jax.transformer import Transformer
 
 _LAYER, _OURS = "model.layers.{layer}", "layers_{layer}"
 
@@ -57,15 +53,6 @@ def canonical(name: str) -> str:
     return f"model.{match[1]}" if match else name
 
 
-@cache
-def transformer_shapes(config: TransformerConfig) -> dict[str, Shape]:
-    """Shape of every parameter by path, one sub-tree per layer, from the configuration alone."""
-    unrolled = dataclasses.replace(config, scan_layers=False)
-    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    shapes = jax.eval_shape(Transformer(unrolled).init, jax.random.key(0), token, token)["params"]
-    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes, sep=".").items()}
-
-
 def transformer_from_torch(
     tensors: Mapping[str, LazyTensor], config: TransformerConfig
 ) -> tuple[dict[str, LazyTensor], list[str]]:
@@ -73,7 +60,8 @@ def transformer_from_torch(
 
     Raises PureError if a tensor is unknown or of another size, or if one is missing.
     """
-    return from_torch(tensors, ROWS, transformer_shapes(config), "Chameleon / PURE")
+    shapes = parameter_shapes(dataclasses.replace(config, scan_layers=False))
+    return from_torch(tensors, ROWS, shapes, "Chameleon / PURE")
 
 
 def transformer_to_torch(

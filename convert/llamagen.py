@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
-
-import jax
-import jax.numpy as jnp
-from flax import traverse_util
 
 from convert.tables import CONV, KEEP, Row, Shape, from_torch, to_torch
+from pure_jax.checkpoint import parameter_shapes
 from pure_jax.config import VQGANConfig
 from pure_jax.errors import PureError
 from pure_jax.tensors import LazyTensor
-from pure_jax.vqgan import VQGAN
 
 FIELDS = {
     "half": "encoder|decoder",
@@ -63,20 +58,12 @@ ROWS = (
 )
 
 
-@cache
-def vqgan_shapes(config: VQGANConfig) -> dict[str, Shape]:
-    """Shape of every parameter by path, from the configuration alone."""
-    image = jax.ShapeDtypeStruct((1, config.stride, config.stride, 3), jnp.float32)
-    shapes = jax.eval_shape(VQGAN(config).init, jax.random.key(0), image)["params"]
-    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes, sep=".").items()}
-
-
 def vqgan_from_torch(tensors: Mapping[str, LazyTensor], config: VQGANConfig) -> tuple[dict[str, LazyTensor], list[str]]:
     """LlamaGen's tensors by name (the dict under "model" or "ema" in its file) -> (parameters, names not needed).
 
     Raises PureError if a tensor is unknown or of another size, or if one is missing.
     """
-    return from_torch(tensors, ROWS, vqgan_shapes(config), "LlamaGen VQ")
+    return from_torch(tensors, ROWS, parameter_shapes(config), "LlamaGen VQ")
 
 
 def vqgan_to_torch(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:

@@ -31,7 +31,7 @@ import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
-from pure_jax.config import ModelConfig, from_dict, to_dict
+from pure_jax.config import ModelConfig, TransformerConfig, VQGANConfig, from_dict, to_dict
 from pure_jax.errors import PureError
 from pure_jax.files import new_directory
 from pure_jax.model import Model
@@ -188,16 +188,17 @@ def is_upstream(directory: Path) -> bool:
 
 
 @cache
-def expected_shapes(config: ModelConfig) -> dict[str, Any]:
-    """Shapes and dtypes of every parameter, from the configuration alone: {"transformer": tree, "vqgan": tree}."""
-    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    side = config.vqgan.stride
-    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+def parameter_shapes(config: TransformerConfig | VQGANConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter of a network by path, from its configuration alone."""
     key = jax.random.key(0)
-    return {
-        "transformer": jax.eval_shape(Transformer(config.transformer).init, key, token, token)["params"],
-        "vqgan": jax.eval_shape(VQGAN(config.vqgan).init, key, image)["params"],
-    }
+    if isinstance(config, TransformerConfig):
+        token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        variables = jax.eval_shape(Transformer(config).init, key, token, token)
+    else:
+        image = jax.ShapeDtypeStruct((1, config.stride, config.stride, 3), jnp.float32)
+        variables = jax.eval_shape(VQGAN(config).init, key, image)
+    flat = traverse_util.flatten_dict(variables["params"], sep=".")
+    return {path: leaf.shape for path, leaf in flat.items()}
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
@@ -208,8 +209,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     """
     config = read_config(directory)
     tokenizer_json, vocabulary = read_tokenizer(directory / "tokenizer.json", config)
-    shapes = expected_shapes(config)
-    tensors = {name: _open_network(directory, name, shapes[name]) for name in NETWORKS}
+    tensors = {name: _open_network(directory, name, parameter_shapes(getattr(config, name))) for name in NETWORKS}
     upstream, card = directory / "upstream.json", directory / "README.md"
     return Checkpoint(
         config,
@@ -236,8 +236,8 @@ def read_tokenizer(file: Path, config: ModelConfig) -> tuple[str, Vocabulary]:
     return file.read_text(encoding="utf-8"), vocabulary
 
 
-def _open_network(directory: Path, name: str, shapes: Any) -> Tensors:
-    """One network's parameters, checked leaf by leaf against `shapes`."""
+def _open_network(directory: Path, name: str, wanted: Mapping[str, tuple[int, ...]]) -> Tensors:
+    """One network's parameters, checked one by one against the shapes `wanted`."""
     file, folder = directory / f"{name}.safetensors", directory / name
     if file.is_file():
         found = open_safetensors(file)
@@ -247,13 +247,12 @@ def _open_network(directory: Path, name: str, shapes: Any) -> Tensors:
         file, found = folder, open_orbax(folder)
     else:
         raise PureError(f"{directory} is not a complete model directory: {name}.safetensors is missing")
-    wanted = traverse_util.flatten_dict(shapes, sep=".")
     problems = [f"{key} is missing" for key in wanted if key not in found]
     problems += [f"{key} is unknown" for key in found if key not in wanted]
     problems += [
-        f"{key} has shape {list(found[key].shape)} instead of {list(leaf.shape)}"
-        for key, leaf in wanted.items()
-        if key in found and found[key].shape != leaf.shape
+        f"{key} has shape {list(found[key].shape)} instead of {list(shape)}"
+        for key, shape in wanted.items()
+        if key in found and found[key].shape != shape
     ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

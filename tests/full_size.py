@@ -27,10 +27,8 @@ import numpy as np
 from safetensors import safe_open
 from tokenizers import pre_tokenizers
 
-from convert.chameleon import transformer_shapes
 from convert.export import write_upstream
-from convert.llamagen import vqgan_shapes
-from pure_jax.checkpoint import Checkpoint
+from pure_jax.checkpoint import Checkpoint, parameter_shapes
 from pure_jax.config import ModelConfig, TransformerConfig, pure_7b
 from pure_jax.tensors import Index, LazyTensor
 from pure_jax.vocabulary import code_name, reserved_name, vocabulary_from_names
@@ -93,8 +91,8 @@ def make(directory: Path, num_layers: int, dtype: np.dtype) -> None:
     transformer = TransformerConfig(num_layers=num_layers, scan_layers=False)
     config = ModelConfig(transformer=transformer, vqgan=pure_7b().vqgan)
     names = published_names()
-    language = {p: random_tensor(p, shape, dtype, 0) for p, shape in transformer_shapes(transformer).items()}
-    image = {p: random_tensor(p, shape, np.dtype(np.float32), 1) for p, shape in vqgan_shapes(config.vqgan).items()}
+    language = {p: random_tensor(p, shape, dtype, 0) for p, shape in parameter_shapes(transformer).items()}
+    image = {p: random_tensor(p, shape, np.dtype(np.float32), 1) for p, shape in parameter_shapes(config.vqgan).items()}
     tensors = {"transformer": language, "vqgan": image}
     checkpoint = Checkpoint(config, tensors, published_tokenizer(), vocabulary_from_names(names))
     directory.mkdir(parents=True)

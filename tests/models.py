@@ -13,7 +13,7 @@ import numpy as np
 from flax import traverse_util
 from tokenizers import Tokenizer
 
-from pure_jax.checkpoint import expected_shapes
+from pure_jax.checkpoint import parameter_shapes
 from pure_jax.config import ModelConfig, tiny
 from pure_jax.model import Model
 from pure_jax.vocabulary import Vocabulary, vocabulary_from_names
@@ -56,8 +56,12 @@ def tiny_model(seed: int = 0, **overrides: Any) -> Model:
             normal /= np.sqrt(np.prod(shape[:-1]))
         return jnp.asarray(normal, jnp.float32)
 
-    shapes = traverse_util.flatten_dict(expected_shapes(config))
-    params = traverse_util.unflatten_dict({path: fill(path, leaf.shape) for path, leaf in shapes.items()})
+    shapes = {
+        (name, *path.split(".")): shape
+        for name in ("transformer", "vqgan")
+        for path, shape in parameter_shapes(getattr(config, name)).items()
+    }
+    params = traverse_util.unflatten_dict({path: fill(path, shape) for path, shape in shapes.items()})
     return Model(config, params, *tiny_tokenizer(config.vqgan.codebook_size), jnp.float32)
 
 

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
-from pure_jax.checkpoint import Format, expected_shapes, load, read_config, save
+from pure_jax.checkpoint import Format, load, parameter_shapes, read_config, save
 from pure_jax.config import tiny
 from pure_jax.errors import PureError
 from pure_jax.model import Model
@@ -109,9 +110,13 @@ def test_scanned_and_unrolled_layers_give_the_same_logits(whole: Path, tmp_path:
     assert_equal_bits(again.params, unrolled.params)
 
 
-def test_expected_shapes_are_those_of_the_parameters(model: Model) -> None:
-    got = jax.tree.map(lambda leaf: leaf.shape, expected_shapes(model.config))
-    assert got == jax.tree.map(lambda leaf: leaf.shape, model.params)
+@pytest.mark.parametrize("name", ["transformer", "vqgan"])
+def test_shapes_of_parameters_are_known_from_the_configuration(model: Model, name: str) -> None:
+    module, params = getattr(model, name), traverse_util.flatten_dict(model.params[name], sep=".")
+    assert parameter_shapes(getattr(model.config, name)) == {path: leaf.shape for path, leaf in params.items()}
+    inputs = (jnp.zeros((1, 1), jnp.int32),) * 2 if name == "transformer" else (jnp.zeros((1, 8, 8, 3)),)
+    made = traverse_util.flatten_dict(module.init(jax.random.key(0), *inputs)["params"], sep=".")
+    assert {path: leaf.shape for path, leaf in made.items()} == {path: leaf.shape for path, leaf in params.items()}
 
 
 # ---- whole or not at all -------------------------------------------------------------------------------------------
