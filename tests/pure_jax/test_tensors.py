@@ -95,6 +95,20 @@ def test_transpositions_are_numpys(axes: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(np.asarray(transposed(in_memory(array), axes)), array.transpose(axes))
 
 
+def test_a_transposed_layer_is_read_once() -> None:
+    """Of an Orbax checkpoint, any part of a layer costs as much as all of it."""
+    reads: list[tuple[slice, ...]] = []
+    array = numbers(2, 1000, 30)
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        reads.append(index)
+        return array[index]
+
+    layer = transposed(entry(LazyTensor(array.shape, array.dtype, read, step=1), 1), (1, 0))
+    np.testing.assert_array_equal(np.asarray(layer), array[1].T)
+    assert len(reads) == 1
+
+
 def test_pieces_are_no_larger_than_asked_for() -> None:
     tensor = LazyTensor((7, 2), np.dtype(np.float32), lambda index: numbers(7, 2)[index], step=3)
     assert [piece.shape for piece in tensor.pieces()] == [(3, 2), (3, 2), (1, 2)]
