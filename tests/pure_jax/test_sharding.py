@@ -21,7 +21,7 @@ from tests.upstream import write_model
 
 
 def mesh(data: int, fsdp: int, tensor: int) -> AbstractMesh:
-    return AbstractMesh((data, fsdp, tensor), MESH_AXES)
+    return AbstractMesh((data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -50,7 +50,7 @@ def test_unrolled_layers_have_the_same_rows() -> None:
 
 
 def test_an_axis_that_the_mesh_lacks_splits_nothing() -> None:
-    over = AbstractMesh((4,), ("fsdp",))
+    over = AbstractMesh((4,), ("fsdp",), axis_types=(AxisType.Auto,))
     assert specs("tiny", over)["transformer.embed.embedding"] == PartitionSpec(None, "fsdp")
 
 
