@@ -24,7 +24,7 @@ def import_torch(why: str) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise PureError(f'{why} needs PyTorch; install it with pip install "pure-jax[convert]"') from error
+        raise PureError(f"{why} needs PyTorch; install it with `pip install torch`") from error
     return torch
 
 

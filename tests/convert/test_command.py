@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, ChameleonForConditionalGeneration
 
 import pure_jax
@@ -200,6 +200,33 @@ def test_a_tied_head_that_is_there_all_the_same_is_told_and_not_used(tmp_path: P
     params = pure_jax.load(convert(directory, tmp_path / "flax")).params["transformer"]
     assert "not used: lm_head.weight" in capsys.readouterr().out
     np.testing.assert_array_equal(params["lm_head"]["kernel"], params["embed"]["embedding"].T)
+
+
+@pytest.mark.parametrize("inside", ["language_model.model.", "model.language_model.", ""])
+def test_older_and_newer_files_of_one_model_load_as_the_same(tmp_path: Path, source: Path, inside: str) -> None:
+    """Names by every wrapper, saved RoPE frequencies, and configuration fields by their older names."""
+    old = write_model(tmp_path / "torch", shard_size="10MB")
+    tensors = {
+        name.replace("model.", inside, 1) if "vqmodel" not in name else name: tensor
+        for name, tensor in load_file(old / "model.safetensors").items()
+    }
+    if inside == "language_model.model.":
+        tensors["language_model.lm_head.weight"] = tensors.pop("lm_head.weight")
+    tensors[f"{inside}layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    save_file(tensors, old / "model.safetensors", {"format": "pt"})
+    change_config(old, rope_parameters=None, rope_theta=10000.0, rope_scaling=None, dtype=None, torch_dtype="float32")
+    a, b = pure_jax.load(old), pure_jax.load(source)
+    assert a.config == b.config
+    jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+
+
+def test_a_model_that_masks_image_logits_is_told_and_keeps_the_field(tmp_path: Path, capsys: Any) -> None:
+    source = write_model(tmp_path / "torch")
+    change_config(source, mask_image_logits=True)
+    native = convert(source, tmp_path / "flax")
+    assert "such a model cannot write pictures, so they stay unmasked" in capsys.readouterr().out
+    back = convert(native, tmp_path / "back", to="torch")
+    assert json.loads((back / "config.json").read_text())["mask_image_logits"] is True
 
 
 # ---- options -------------------------------------------------------------------------------------------------------

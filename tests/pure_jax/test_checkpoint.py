@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from pure_jax.checkpoint import Format, load, parameter_shapes, read_config, sav
 from pure_jax.config import tiny
 from pure_jax.errors import PureError
 from pure_jax.model import Model
+from tests.disk import files_limited_to
 from tests.models import tiny_model, tiny_tokenizer
 
 SMALL: dict[str, Any] = {"channels": 8, "num_groups": 4, "channel_multipliers": (1, 1), "hidden_size": 16}
@@ -120,17 +119,6 @@ def test_shapes_of_parameters_are_known_from_the_configuration(model: Model, nam
 
 
 # ---- whole or not at all -------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def files_limited_to(size: int) -> Iterator[None]:
-    """Writing beyond `size` bytes fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # Orbax drops the writes still under way, which asyncio complains about when they are collected.

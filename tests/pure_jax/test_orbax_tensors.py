@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -19,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from pure_jax.errors import PureError
 from pure_jax.orbax_tensors import open_orbax, write_orbax
 from pure_jax.tensors import Index, LazyTensor, in_memory
+from tests.disk import files_limited_to
 
 _RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -40,17 +38,6 @@ def lazy(array: np.ndarray, step: int) -> LazyTensor:
 
 def identical(a: np.ndarray, b: np.ndarray) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-
-
-@contextmanager
-def files_no_larger_than(size: int) -> Iterator[None]:
-    """Writing beyond `size` bytes fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture
@@ -158,7 +145,7 @@ def test_memory_holds_a_few_pieces_whatever_the_size_of_the_stack(tmp_path: Path
 
 
 def test_a_full_disk_is_an_os_error(tmp_path: Path) -> None:
-    with files_no_larger_than(10_000), pytest.raises(OSError):
+    with files_limited_to(10_000), pytest.raises(OSError):
         write_orbax(tmp_path / "model", {name: in_memory(array) for name, array in ARRAYS.items()})
     assert not (tmp_path / "model").exists()
 
