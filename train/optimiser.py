@@ -10,11 +10,16 @@ import optax
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """AdamW with warm-up, cosine decay and clipping; the defaults other than `warmup_steps` are PURE's."""
+    """AdamW with warm-up, cosine decay and clipping; the defaults other than `warmup_steps` are PURE's.
+
+    decay_steps: length of the decay at the end of the run, after a constant rate; None decays from the warm-up on, as
+    PURE does. With it, a run that is made longer or shorter differs in its last part only.
+    """
 
     learning_rate: float = 4e-4
     min_learning_rate: float = 0.0
     warmup_steps: int = 371
+    decay_steps: int | None = None
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
@@ -23,14 +28,19 @@ class OptimiserConfig:
 
 
 def learning_rate(config: OptimiserConfig, total_steps: int) -> optax.Schedule:
-    """lr(t), t from 0: linear from exactly 0 over the warm-up, then half a cosine to the minimum at `total_steps`."""
+    """lr(t), t from 0: linear from exactly 0 over the warm-up, then half a cosine to the minimum at `total_steps`.
+
+    The cosine begins with the last `decay_steps`, or where the warm-up ends.
+    """
+    decay = total_steps - config.warmup_steps if config.decay_steps is None else config.decay_steps
+    decay = max(min(decay, total_steps - config.warmup_steps), 1)
 
     def schedule(step: jnp.ndarray) -> jnp.ndarray:
         t = jnp.asarray(step, jnp.float32)
-        progress = jnp.clip((t - config.warmup_steps) / max(total_steps - config.warmup_steps, 1), 0.0, 1.0)
+        progress = jnp.clip((t - (total_steps - decay)) / decay, 0.0, 1.0)
         span = config.learning_rate - config.min_learning_rate
-        decay = config.min_learning_rate + span * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
-        return jnp.where(t < config.warmup_steps, config.learning_rate * t / max(config.warmup_steps, 1), decay)
+        decayed = config.min_learning_rate + span * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+        return jnp.where(t < config.warmup_steps, config.learning_rate * t / max(config.warmup_steps, 1), decayed)
 
     return schedule
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from pure_jax.errors import PureError
 from pure_jax.sequence import normalise_caption
 
+LARGEST_REDUCTION = 3.0
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
@@ -72,19 +73,24 @@ def _read_captions(path: Path) -> dict[str, dict[str, str]]:
 
 
 def random_crop(photos: list[Photo], size: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """A uint8 [size, size, 3] crop, flipped left-right half the time, and the index of its photo.
+    """A uint8 [size, size, 3] crop and the index of its photo; flipped left-right half, turned a quarter of the time.
 
-    Photos are drawn by area, so that every pixel is about equally likely. Where it still fits, half of the crops
-    are taken at half resolution, which shows the model sharper edges and larger structures.
+    Photos are drawn by the square root of their area: large ones have more to show, small ones are more. Half of the
+    crops are taken at a scale between 1 and 1 / LARGEST_REDUCTION, as far as the photo allows it, which shows the model
+    sharper edges and larger structures.
     """
-    areas = np.array([photo.pixels.shape[0] * photo.pixels.shape[1] for photo in photos], dtype=np.float64)
-    index = int(rng.choice(len(photos), p=areas / areas.sum()))
+    sides = np.sqrt([photo.pixels.shape[0] * photo.pixels.shape[1] for photo in photos])
+    index = int(rng.choice(len(photos), p=sides / sides.sum()))
     pixels = photos[index].pixels
-    factor = 2 if rng.random() < 0.5 and min(pixels.shape[:2]) >= 2 * size else 1
-    span = size * factor
+    reduction = rng.uniform(1, LARGEST_REDUCTION) if rng.random() < 0.5 else 1.0
+    span = min(round(size * reduction), *pixels.shape[:2])
     top = int(rng.integers(pixels.shape[0] - span + 1))
     left = int(rng.integers(pixels.shape[1] - span + 1))
     crop = pixels[top : top + span, left : left + span]
-    if factor == 2:
+    if span != size:
         crop = np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.LANCZOS))
-    return (crop[:, ::-1] if rng.random() < 0.5 else crop), index
+    if rng.random() < 0.5:
+        crop = crop[:, ::-1]
+    if rng.random() < 0.25:
+        crop = crop.swapaxes(0, 1)
+    return np.ascontiguousarray(crop), index
