@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,30 +66,11 @@ class TrainVQGAN:
     train: Annotated[VQGANTrainConfig, tyro.conf.arg(name="")] = field(default_factory=VQGANTrainConfig)
 
     def run(self) -> None:
-        from infer.perceptual import load_params
-        from train.loop import train
         from train.photos import load_photos
-        from train.vqgan import codebook_usage, crops_at, fill_codebook, init_state, make_step, write_samples
+        from train.stages import train_vqgan
 
-        model_config = _preset(self.preset).vqgan
         photos = load_photos(self.photos, minimum=self.train.crop * 2)
-        perceptual = load_params() if self.train.perceptual_weight else None
-        run = partial(
-            train,
-            batch_at=lambda step: crops_at(photos, self.train, step),
-            directory=self.out,
-            save_every=self.save_every,
-        )
-        state, first = init_state(model_config, self.train), self.train.autoencoder_steps
-        if first:
-            state = run(state, make_step(model_config, self.train, perceptual, quantise=False), steps=first)
-            if int(state.step) == first:  # a resumed run may be past it
-                sample = np.concatenate([crops_at(photos, self.train, self.train.steps + i) for i in range(16)])
-                state = fill_codebook(model_config, state, sample, self.train.seed)
-        state = run(state, make_step(model_config, self.train, perceptual), steps=self.train.steps)
-        held = np.concatenate([crops_at(photos, self.train, self.train.steps + i) for i in range(8)])
-        write_samples(self.out / "samples.png", model_config, state.ema, held[:8])
-        print(f"codebook usage on {len(held)} crops: {codebook_usage(model_config, state.ema, held):.1%}")
+        train_vqgan(photos, _preset(self.preset), self.train, self.out, save_every=self.save_every)
 
 
 @dataclass(frozen=True)
@@ -144,30 +124,19 @@ class TrainLanguageModel:
     train: Annotated[LanguageModelTrainConfig, tyro.conf.arg(name="")] = field(default_factory=LanguageModelTrainConfig)
 
     def run(self) -> None:
-        from tokenizers import Tokenizer
-
-        from pure_jax.sequence import prompt_ids
-        from pure_jax.vocabulary import load_vocabulary
-        from pure_jax.vqgan import l2_normalize
-        from train.language_model import batch_at, init_state, make_step, tercile_thresholds
-        from train.loop import newest_tree, train
+        from train.language_model import tercile_thresholds
         from train.records import load_records
+        from train.stages import train_language_model, trained_vqgan
 
-        config = _preset(self.preset)
         records = load_records(self.records)
-        vocabulary = load_vocabulary(self.tokenizer, config.codes_per_grid, config.vqgan.codebook_size)
-        tokenizer = Tokenizer.from_file(str(self.tokenizer))
-        thresholds = tercile_thresholds(records)
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "thresholds.json").write_text(json.dumps(asdict(thresholds) | {"n": len(records)}) + "\n")
-        codebook = np.asarray(l2_normalize(newest_tree(self.vqgan)["ema"]["quantizer"]["codebook"]))
-        prompt_length = len(prompt_ids(tokenizer, vocabulary, records.lq_codes[0]))
-        train(
-            init_state(config, self.train, vocabulary, codebook),
-            make_step(config, self.train, vocabulary, prompt_length),
-            lambda step: batch_at(records, config, self.train, tokenizer, vocabulary, thresholds, codebook, step),
-            steps=self.train.steps,
-            directory=self.out,
+        train_language_model(
+            records,
+            tercile_thresholds(records),
+            _preset(self.preset),
+            self.train,
+            self.tokenizer,
+            trained_vqgan(self.vqgan),
+            self.out,
             save_every=self.save_every,
         )
 
@@ -206,9 +175,53 @@ class Export:
             sampling = from_dict(SamplingConfig, asdict(config.sampling) | changes, str(self.sampling))
             config = dataclasses.replace(config, sampling=sampling)
         tokenizer, card = _read(self.tokenizer), _read(self.card) if self.card else "# A model made by pure-jax\n"
-        params = {"transformer": newest_tree(self.lm)["params"], "vqgan": newest_tree(self.vqgan)["ema"]}
+        params = {"transformer": newest_tree(self.lm)["ema"], "vqgan": newest_tree(self.vqgan)["ema"]}
         save(self.out, config, params, tokenizer, card, dtype=self.dtype)
         print(f"{self.out}: {sum(f.stat().st_size for f in self.out.iterdir()) / 1e6:.1f} MB")
+
+
+@dataclass(frozen=True)
+class TrainDemo:
+    """Make a whole model from photos, all stages, tables and card included; resumes where it stopped."""
+
+    photos: Path
+    """Folder of photographs with captions.jsonl, which names their splits (train, val), licences and authors."""
+    out: Path = Path("runs/demo")
+    recipe: str = "demo"
+    """demo, or tiny for a try in a minute."""
+    hours: float | None = None
+    """Stop cleanly after this time; the same command goes on. By default no limit."""
+    val_names: Path | None = None
+    """Text file with the names of the photos for the table, one a line; by default the whole val split."""
+    niqe: Path | None = None
+    """NIQE's pristine model, an .npz file as BasicSR ships it; without it that column says n/a."""
+    lm_steps: int | None = None
+    """Of the language model, instead of the recipe's; may be changed until its last steps have begun."""
+    vqgan_steps: int | None = None
+    decoder_steps: int | None = None
+
+    def run(self) -> None:
+        import shlex
+        import time
+        from dataclasses import replace
+
+        from train.demo import DemoRun, TimeIsUp
+        from train.recipes import RECIPES
+
+        if self.recipe not in RECIPES:
+            raise PureError(f"there is no recipe {self.recipe!r}; choose one of {', '.join(RECIPES)}")
+        if self.hours is not None and not self.hours > 0:
+            raise PureError(f"{self.hours} hours are no time to train; give more than 0")
+        recipe = RECIPES[self.recipe]()
+        for name, steps in (("vqgan", self.vqgan_steps), ("lm", self.lm_steps), ("decoder", self.decoder_steps)):
+            if steps is not None:
+                recipe = replace(recipe, **{name: replace(getattr(recipe, name), steps=steps)})
+        deadline = None if self.hours is None else time.monotonic() + self.hours * 3600
+        run = DemoRun(self.photos, self.out, recipe, self.val_names, self.niqe, deadline)
+        try:
+            print(f"{run.run(shlex.join(['pure', 'train', *sys.argv[1:]]))}: finished")
+        except TimeIsUp as stage:
+            print(f"{self.out}: the time is up in the stage {stage}; the same command goes on from there")
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -217,6 +230,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "records": MakeRecords,
     "lm": TrainLanguageModel,
     "export": Export,
+    "demo": TrainDemo,
 }
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +32,16 @@ def degrade_folder(
     preset: str = "real-esrgan",
     crop: int | None = None,
     split: str | None = None,
+    names: Collection[str] | None = None,
     limit: int | None = None,
 ) -> int:
     """Degrade the photos of a folder, in the order of their names, and return how many pairs were written.
 
     Writes `gt/<stem>.png`, `lq/<stem>.png` and `pairs.jsonl` (file, seed, caption, scores, levels, draws) into
     `destination`, each file whole or not at all. The centre is kept: a square of `crop` pixels, or all but what exceeds
-    multiples of `scale`. With `split`, only the photos that `captions.jsonl` in `source` puts there. `limit` is the
-    largest number of photos read. A photo that cannot be read, or is too small, is skipped with a warning.
+    multiples of `scale`. With `split`, only the photos that `captions.jsonl` in `source` puts there; with `names`, only
+    those files of them. `limit` is the largest number of photos read. A photo that cannot be read, or is too small, is
+    skipped with a warning.
     Raises PureError for arguments out of range, a folder without photos, or if no pair could be made.
     """
     if preset not in PRESETS:
@@ -50,7 +53,13 @@ def degrade_folder(
     if limit is not None and limit < 1:
         raise PureError(f"the limit is {limit} photos; choose 1 or more")
     captions = _read_captions(source)
-    photos = _list_photos(source, captions, split)[:limit]
+    photos = _list_photos(source, captions, split)
+    if names is not None:
+        missing = sorted(set(names) - {photo.name for photo in photos})
+        if missing:
+            raise PureError(f"{source} has no photo {missing[0]!r} of that split; mend the list of names")
+        photos = [photo for photo in photos if photo.name in set(names)]
+    photos = photos[:limit]
     records = []
     try:
         for folder in ("gt", "lq"):

@@ -19,7 +19,7 @@ from pure_jax.transformer import Transformer
 from pure_jax.vocabulary import Vocabulary
 from train.labels import Thresholds, levels
 from train.optimiser import OptimiserConfig, adamw
-from train.records import Records
+from train.records import RecordRounds, Records
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -34,6 +34,8 @@ class LanguageModelTrainConfig:
     seed: int = 0
     drift: float = 0.0
     """Moves the HQ codes that the model reads, not those it must predict: see `drifted`."""
+    ema_decay: float = 0.0
+    """Of the averaged weights that are exported; 0 exports the last ones."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
 
@@ -43,6 +45,8 @@ class LanguageModelState:
 
     step: Array
     params: Any
+    ema: Any
+    """Running average of the parameters; the parameters themselves where `ema_decay` is 0."""
     opt_state: Any
 
 
@@ -59,11 +63,11 @@ def tercile_thresholds(records: Records) -> Thresholds:
 def answer_text(records: Records, index: int, thresholds: Thresholds) -> str:
     """Degradation sentence and caption of one pair."""
     reading = degradation_sentence(*levels(float(records.blur[index]), float(records.noise[index]), thresholds))
-    return f"{reading} {records.captions[records.photo[index]]}".strip()
+    return f"{reading} {records.captions[records.caption[index]]}".strip()
 
 
 def batch_at(
-    records: Records,
+    source: Records | RecordRounds,
     config: ModelConfig,
     train: LanguageModelTrainConfig,
     tokenizer: Tokenizer,
@@ -72,7 +76,7 @@ def batch_at(
     codebook: np.ndarray,
     step: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """tokens and labels, int32 [batch, length], of one step; every epoch is a new permutation of the records.
+    """tokens and labels, int32 [batch, length], of one step; every epoch is a new permutation of its records.
 
     Shorter sequences are padded on the right with <pad>, labelled IGNORE. The remainder of an epoch that fills no batch
     is left out.
@@ -80,10 +84,11 @@ def batch_at(
     Raises:
         PureError: fewer records than one batch.
     """
-    per_epoch = len(records) // train.batch
+    per_epoch = len(source) // train.batch
     if per_epoch == 0:
-        raise PureError(f"{len(records)} records do not fill a batch of {train.batch}; make more or lower --batch")
+        raise PureError(f"{len(source)} records do not fill a batch of {train.batch}; make more or lower --batch")
     epoch, place = divmod(step, per_epoch)
+    records = source.epoch(epoch)
     order = np.random.default_rng([train.seed, epoch]).permutation(len(records))
     pairs = [
         training_example(
@@ -159,7 +164,8 @@ def init_state(
     rows = 0.02 * (codebook @ projection + 0.1 * noise)
     params["embed"]["embedding"] = params["embed"]["embedding"].at[vocabulary.code_to_id].set(rows)
     params["lm_head"]["kernel"] = params["lm_head"]["kernel"].at[:, vocabulary.code_to_id].set(rows.T)
-    return LanguageModelState(jnp.zeros((), jnp.int32), params, adamw(train.optimiser, train.steps).init(params))
+    opt_state = adamw(train.optimiser, train.steps).init(params)
+    return LanguageModelState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), opt_state)
 
 
 def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
@@ -215,6 +221,10 @@ def make_step(
         grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params, *batch, key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         metrics["grad_norm"] = optax.global_norm(grads)
-        return LanguageModelState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+        params = optax.apply_updates(state.params, updates)
+        # As in the image tokenizer's training: early averages would be dominated by the random start.
+        decay = jnp.minimum(train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        ema = optax.incremental_update(params, state.ema, 1.0 - decay)
+        return LanguageModelState(state.step + 1, params, ema, opt_state), metrics
 
     return step_fn

@@ -98,8 +98,11 @@ def train(
     directory: Path,
     save_every: int = 200,
     log_every: int = 10,
+    deadline: float | None = None,
 ) -> State:
     """Run `step_fn` from the newest checkpoint in `directory` up to `steps`; returns the last state.
+
+    deadline: by the clock of `time.monotonic`; the first step that ends behind it is saved and is the last one.
 
     `metrics.jsonl` gets one line every `log_every` steps and before every checkpoint: the means since the last line,
     and seconds per step. Values are fetched once per line, so the host never waits for the device between lines.
@@ -124,7 +127,9 @@ def train(
             for step, batch in enumerate(batches(batch_at, start, steps), start + 1):
                 state, metrics = step_fn(state, batch)
                 pending.append(metrics)
-                save_now = step % save_every == 0 or step == steps
+                # Waiting for the step would make the device wait for the host, so time may run out a step late.
+                late = deadline is not None and time.monotonic() >= deadline
+                save_now = late or step % save_every == 0 or step == steps
                 if step % log_every == 0 or save_now:
                     means = {k: float(np.mean([np.asarray(m[k]) for m in pending])) for k in metrics}
                     seconds = (time.perf_counter() - clock) / len(pending)
@@ -137,4 +142,6 @@ def train(
                 if save_now:
                     manager.save(step, args=ocp.args.StandardSave(state))
                     clock = time.perf_counter()
+                if late:
+                    break
         return state

@@ -1,13 +1,16 @@
 """Pre-tokenised training pairs: degrade regions of photographs, cut them into tiles, keep both sides' codes.
 
-One .npz file holds everything a language-model run reads. Codes are stored, not token ids, and scores, not levels: so
-templates and thresholds can change without encoding again.
+One .npz file holds everything a language-model run reads; `RecordRounds` makes one after the other while a run reads
+them. Codes are stored, not token ids, and scores, not levels: so templates and thresholds can change without encoding
+again.
 """
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,7 @@ SCALE = 4
 class Records:
     """n pairs of tiles.
 
-    lq_codes, hq_codes: uint16 [n, h, w]; blur, noise: float32 [n], the degradation scores of the draw; photo: int32
+    lq_codes, hq_codes: uint16 [n, h, w]; blur, noise: float32 [n], the degradation scores of the draw; caption: int32
     [n], index into captions.
     """
 
@@ -43,11 +46,15 @@ class Records:
     hq_codes: np.ndarray
     blur: np.ndarray
     noise: np.ndarray
-    photo: np.ndarray
+    caption: np.ndarray
     captions: list[str]
 
     def __len__(self) -> int:
-        return len(self.photo)
+        return len(self.caption)
+
+    def epoch(self, number: int) -> Records:
+        """What the number-th pass reads: the same records every time (see `RecordRounds`)."""
+        return self
 
 
 def region_at(
@@ -76,8 +83,13 @@ def build_records(
     regions: int,
     seed: int,
     progress: Callable[[int], None] = lambda done: None,
+    *,
+    first: int = 0,
+    words: Callable[[np.ndarray], str] | None = None,
 ) -> Records:
-    """Encode `regions` regions (TILES_PER_SIDE squared pairs each) with the trained tokenizer.
+    """Encode the regions from `first` on (TILES_PER_SIDE squared pairs each) with the trained tokenizer.
+
+    words: the caption of a tile, from its HQ pixels uint8 [tile, tile, 3]; by default the caption of its photo.
 
     Raises:
         PureError: `regions` is below 1.
@@ -86,20 +98,22 @@ def build_records(
         raise PureError(f"{regions} regions give no records; ask for 1 or more with --regions")
     vqgan, params = VQGAN(config.vqgan), jax.device_put(vqgan_params)
     rows = []
-    for index in range(regions):
-        lq, hq, blur, noise, photo = region_at(photos, config.tile_size, seed, index)
-        codes = np.asarray(encode_images(vqgan, params, np.concatenate([lq, hq]))).astype(np.uint16)
-        rows.append((codes[: len(lq)], codes[len(lq) :], blur, noise, photo))
-        progress(index + 1)
-    lq_codes, hq_codes, blurs, noises, indices = zip(*rows, strict=True)
-    repeat = TILES_PER_SIDE**2
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        made = pool.map(lambda index: region_at(photos, config.tile_size, seed, index), range(first, first + regions))
+        for done, (lq, hq, blur, noise, photo) in enumerate(made, 1):
+            codes = np.asarray(encode_images(vqgan, params, np.concatenate([lq, hq]))).astype(np.uint16)
+            said = [words(tile) for tile in hq] if words else [photos[photo].caption] * len(hq)
+            rows.append((codes[: len(lq)], codes[len(lq) :], [blur] * len(hq), [noise] * len(hq), said))
+            progress(done)
+    lq_codes, hq_codes, blurs, noises, said = (list(column) for column in zip(*rows, strict=True))
+    captions, caption = np.unique(np.concatenate(said), return_inverse=True)
     return Records(
         np.concatenate(lq_codes),
         np.concatenate(hq_codes),
-        np.repeat(np.array(blurs, np.float32), repeat),
-        np.repeat(np.array(noises, np.float32), repeat),
-        np.repeat(np.array(indices, np.int32), repeat),
-        [photo.caption for photo in photos],
+        np.concatenate(blurs).astype(np.float32),
+        np.concatenate(noises).astype(np.float32),
+        caption.astype(np.int32),
+        captions.tolist(),
     )
 
 
@@ -124,3 +138,42 @@ def load_records(path: Path) -> Records:
         raise PureError(f"{path} does not exist; make it with `python -m train records`") from error
     except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile, zlib.error) as error:
         raise PureError(f"{path} is not a records file; make it again with `python -m train records`") from error
+
+
+class RecordRounds:
+    """Records without end: round r holds regions r * regions ... (r + 1) * regions - 1, each drawn once.
+
+    A round is made in the background while the one before it is read, and kept on the disk until two later ones are
+    there, so that a run that goes on need not make its round again.
+    """
+
+    def __init__(self, directory: Path, regions: int, make: Callable[[int], Records]):
+        """make: first region -> records of `regions` regions, a pure function."""
+        self.directory, self.regions, self.make = directory, regions, make
+        self._pool = ThreadPoolExecutor(1)
+        self._coming: dict[int, Future[Records]] = {}
+
+    def __len__(self) -> int:
+        """Records of one round."""
+        return self.regions * TILES_PER_SIDE**2
+
+    def epoch(self, number: int) -> Records:
+        """The number-th round."""
+        for wanted in (number, number + 1):
+            if wanted not in self._coming:
+                self._coming[wanted] = self._pool.submit(self._load_or_make, wanted)
+        for old in [n for n in self._coming if n < number]:
+            del self._coming[old]
+            self._path(old - 1).unlink(missing_ok=True)
+        return self._coming[number].result()
+
+    def _path(self, number: int) -> Path:
+        return self.directory / f"round-{number:05}.npz"
+
+    def _load_or_make(self, number: int) -> Records:
+        path = self._path(number)
+        if path.is_file():
+            return load_records(path)
+        records = self.make(number * self.regions)
+        save_records(path, records)
+        return records

@@ -1,0 +1,126 @@
+"""The model card of a run of `pure train demo`: what it is, what made it, what it measures; nothing by hand."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pure_jax.transformer import count_parameters
+from train.loop import checkpoint_manager
+from train.recipes import Recipe
+
+
+def model_card(out: Path, recipe: Recipe, calls: list[dict[str, Any]], tables: Mapping[str, str], photos: Path) -> str:
+    """README.md of the model directory.
+
+    calls: what is known of every call of the command (command, commit, hardware, seconds, stages' steps afterwards).
+    tables: title -> Markdown.
+    """
+    config, sampling = recipe.model, json.loads((out / "sampling.json").read_text(encoding="utf-8"))
+    transformer, vqgan = config.transformer, config.vqgan
+    chosen, hours = sampling["chosen"], sum(call["seconds"] for call in calls) / 3600
+    tried = "\n".join(
+        f"| {t['temperature']} | {t['k_max']:.0f} | {t['psnr_y']:.2f} | {t['perceptual']:.3f} | {_figure(t['niqe'])} |"
+        for t in sampling["tried"]
+    )
+    listed = "\n".join(
+        f"- `{call['command']}` (commit {call['commit']}, {call['hardware']}, {call['seconds'] / 3600:.2f} h)"
+        for call in calls
+    )
+    measured = "\n\n".join(f"### {title}\n\n{text}" for title, text in tables.items())
+    return f"""# pure-jax demo model
+
+A tiny model of the PURE family (arXiv 2503.11073): it reads a low-quality picture, says how degraded it is, describes
+it, and writes the tokens of a better one. It exists so that everything in pure-jax runs at once on any machine. It is
+not a substitute for a large model.
+
+## What it is
+
+- Transformer: {transformer.num_layers} layers, width {transformer.hidden_size}, {transformer.num_heads} heads of \
+{transformer.head_dim} with {transformer.num_kv_heads} key/value head(s), SwiGLU {transformer.intermediate_size}; \
+{count_parameters(transformer):,} parameters.
+- Image tokenizer: VQGAN, stride {vqgan.stride}, {vqgan.codebook_size:,} codes of dimension {
+        vqgan.codebook_dim
+    }, group \
+norm of {vqgan.num_groups} groups.
+- Tiles of {config.tile_size}x{config.tile_size} pixels, x4. Answers' texts are padded to {config.text_length} tokens, \
+so that the restored codes stand at a fixed distance from the codes they restore. Weights are stored in bfloat16.
+- Its description of a tile (light, colours, texture, edges) was measured on the pixels of training tiles, so that a \
+reader can check it.
+
+## How it was made
+
+{listed}
+
+{hours:.1f} hours in all. Steps: {_steps(out)}. The recipe is `recipe.json` of the run: `train/recipes`.
+
+Data: {_licences(photos)}. Degraded by pure-jax's own second-order Real-ESRGAN pipeline (x4plus settings, no
+sharpening), a new draw and a new crop for every sequence. Photo by photo: [PHOTOS.md](PHOTOS.md).
+
+Sampling: temperature {chosen["temperature"]}, k up to {chosen["k_max"]:.0f}, chosen on {recipe.tuning_photos} photos of
+the train split that no stage trained on:
+
+| temperature | k up to | PSNR-Y [dB] | perceptual distance | NIQE |
+|---:|---:|---:|---:|---:|
+{tried}
+
+## Measured
+
+Centre {recipe.evaluation_crop}x{recipe.evaluation_crop} pixels of each photo, x4. The perceptual distance is computed
+by the network that is also in the decoder's loss, which flatters that column.
+
+{measured}
+
+Licence of the weights: MIT, like the code; the photographs keep their licences.
+"""
+
+
+def photo_credits(photos: Path) -> str:
+    """PHOTOS.md: name, author, licence and source of every photo of the train split."""
+    columns = ("file", "author", "license", "pkg")
+    lines = [f"| {' | '.join(_cell(entry.get(name)) for name in columns)} |" for entry in _train_entries(photos)]
+    return "\n".join(
+        [
+            "# Photographs the demo model was trained on",
+            "",
+            "None of them is in this package.",
+            "",
+            "| file | author | licence | from |",
+            "|---|---|---|---|",
+            *lines,
+            "",
+        ]
+    )
+
+
+def _cell(value: str | None) -> str:
+    return " ".join((value or "unknown").replace("|", "/").split())
+
+
+def _train_entries(photos: Path) -> list[dict[str, Any]]:
+    path = photos / "captions.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    return sorted((row for row in rows if row.get("split") == "train"), key=lambda row: row["file"])
+
+
+def _licences(photos: Path) -> str:
+    entries = _train_entries(photos)
+    counts = Counter(_cell(entry.get("license")) for entry in entries)
+    listed = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+    return f"{len(entries)} photographs of the train split ({listed or 'licences unknown'})"
+
+
+def _steps(out: Path) -> str:
+    names = {"vqgan": "image tokenizer", "lm": "language model", "decoder": "decoder"}
+    steps = {}
+    for folder, name in names.items():
+        with checkpoint_manager(out / folder) as manager:
+            steps[name] = manager.latest_step()
+    return ", ".join(f"{name} {step:,}" for name, step in steps.items())
+
+
+def _figure(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2f}"

@@ -1,0 +1,98 @@
+"""Recipes: everything that decides a trained model, as frozen data. `pure train demo` follows one and stores it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from pure_jax.config import ModelConfig, demo, tiny
+from train.decoder import DecoderTrainConfig
+from train.language_model import LanguageModelTrainConfig
+from train.optimiser import OptimiserConfig
+from train.vqgan import VQGANTrainConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All stages of a model that is made from nothing but photographs."""
+
+    model: ModelConfig
+    text_vocab: int
+    """Text tokens at most, the 256 bytes included."""
+    vqgan: VQGANTrainConfig
+    lm: LanguageModelTrainConfig
+    decoder: DecoderTrainConfig
+    regions_per_round: int = 128
+    """Regions of 16 pairs of tiles that are made, read once, and replaced by others while the language model trains."""
+    decoder_regions: int = 256
+    """Regions that the language model restores for the decoder's training."""
+    tuning_photos: int = 12
+    """Photos of the train split that no stage trains on: the sampling defaults are chosen on them."""
+    tuning_crop: int = 192
+    temperatures: tuple[float, ...] = (0.5, 0.7, 0.85, 1.0)
+    top_k: tuple[float, ...] = (32.0, 256.0)
+    largest_psnr_loss: float = 1.5
+    """Of the sampling settings that lose at most so many dB of PSNR-Y against bicubic, the best to look at is taken."""
+    evaluation_crop: int = 256
+    seed: int = 0
+
+
+def demo_recipe() -> Recipe:
+    """The model that ships with this package."""
+    return Recipe(
+        model=demo(),
+        text_vocab=400,
+        vqgan=VQGANTrainConfig(
+            batch=8,
+            steps=4500,
+            autoencoder_steps=1500,
+            autoencoder_noise=0.1,
+            l1_weight=1.0,
+            l2_weight=10.0,
+            chroma_weight=2.0,
+            perceptual_weight=0.05,
+            entropy_weight=0.01,
+            adversarial_weight=0.0,  # the decoder's own stage has one
+            degraded_share=0.15,
+            ema_decay=0.998,
+            optimiser=OptimiserConfig(1.2e-3, 2e-5, warmup_steps=50, decay_steps=1000, weight_decay=0.0, clip_norm=1.0),
+        ),
+        lm=LanguageModelTrainConfig(
+            batch=8,
+            steps=24_000,
+            drift=0.25,
+            ema_decay=0.999,
+            optimiser=OptimiserConfig(1.5e-3, 1e-5, warmup_steps=150, decay_steps=2000, clip_norm=1.0),
+        ),
+        decoder=DecoderTrainConfig(),
+    )
+
+
+def tiny_recipe() -> Recipe:
+    """Every stage in seconds, for tests."""
+    optimiser = OptimiserConfig(1e-3, 1e-4, warmup_steps=1, decay_steps=2, clip_norm=1.0)
+    return Recipe(
+        model=dataclasses.replace(tiny(), tile_size=32, text_length=16),
+        text_vocab=300,
+        vqgan=VQGANTrainConfig(
+            batch=2,
+            crop=32,
+            steps=4,
+            autoencoder_steps=2,
+            perceptual_weight=0.0,
+            adversarial_weight=0.0,
+            optimiser=optimiser,
+        ),
+        lm=LanguageModelTrainConfig(batch=4, steps=6, ema_decay=0.9, optimiser=optimiser),
+        decoder=DecoderTrainConfig(batch=2, steps=3, adversarial_start=1, discriminator_width=16, optimiser=optimiser),
+        regions_per_round=1,
+        decoder_regions=1,
+        tuning_photos=1,
+        tuning_crop=64,
+        temperatures=(1.0,),
+        top_k=(8.0, 16.0),
+        evaluation_crop=64,
+    )
+
+
+RECIPES = {"demo": demo_recipe, "tiny": tiny_recipe}
