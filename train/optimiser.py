@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import jax.numpy as jnp
 import optax
 
-
-@dataclass(frozen=True)
-class OptimiserConfig:
-    """AdamW with warm-up, cosine decay and clipping; the defaults other than `warmup_steps` are PURE's."""
-
-    learning_rate: float = 4e-4
-    min_learning_rate: float = 0.0
-    warmup_steps: int = 371
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip_norm: float = 4.0
+from pure_jax.train.config import OptimiserConfig
 
 
 def learning_rate(config: OptimiserConfig, total_steps: int) -> optax.Schedule:
