@@ -1,161 +1,118 @@
-"""What `pure convert` does: open everything first, write beside, check, and only then put the result in place."""
+"""`pure convert` and `pure compare`: PyTorch models to Flax and back, and the proof that both compute the same."""
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated, Any, Literal
 
-import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+import tyro
 
-from convert.export import write_upstream
-from convert.upstream import Upstream, find, open_upstream
-from pure_jax.checkpoint import (
-    NETWORKS,
-    Checkpoint,
-    Tensors,
-    is_upstream,
-    open_checkpoint,
-    stack,
-    unstack,
-    write_checkpoint,
-)
 from pure_jax.errors import PureError
-from pure_jax.files import new_directory
-from pure_jax.tensors import cast, total_bytes
-
-if TYPE_CHECKING:
-    from pure_jax.cli import Convert
-
-SPARE_BYTES = 64 << 20
-"""Room on the disk for everything beside the tensors."""
 
 
-def convert(command: Convert) -> None:
-    """Convert command.source into command.destination.
+@dataclass(frozen=True)
+class Convert:
+    """Turn a PyTorch model into a model directory of this library, or back."""
 
-    Raises:
-        PureError: whatever is wrong, before anything is written where that can be known; there is no destination then.
-    """
-    destination: Path = command.destination
-    if destination.exists():
-        raise PureError(f"{destination} exists already; name a new directory or remove it first")
-    for value, given, where in (
-        (command.format, command.format != "safetensors" and command.to == "torch", "--to flax"),
-        (command.norm_rows, command.norm_rows != "heads" and command.to == "flax", "--to torch"),
-    ):
-        if given:
-            raise PureError(f"{value!r} has a meaning with {where} only; leave it out")
-    model, remarks = _open(command)
-    size = sum(total_bytes(model.tensors[name]) for name in NETWORKS)
-    _require_space(destination, size)
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    progress = Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-    )
-    with progress as bar, new_directory(destination) as partial:
-        task = bar.add_task("writing", total=size)
-        _write(partial, model, command, lambda count: bar.advance(task, count))
-        if command.verify:
-            checking = bar.add_task("verifying", total=size)
-            count = verify(partial, model, lambda count: bar.advance(checking, count))
-            remarks.append(f"verified: {count} parameters were read again from source and result, and are equal")
-    for remark in remarks:
-        print(f"note: {remark}")
-    print(f"{destination}: {size / 1e9:.2f} GB of parameters")
+    source: Annotated[str, tyro.conf.Positional]
+    """Directory in Hugging Face's layout (config.json, safetensors, tokenizer.json), hub id, or model directory."""
+    destination: Annotated[Path, tyro.conf.Positional]
+    """New directory; it appears when all is done, or not at all."""
+    vqgan: Path | None = None
+    """LlamaGen's image tokenizer, .pt or .safetensors; by default the one .pt file in the source directory."""
+    vqgan_weights: Literal["model", "ema"] | None = None
+    """Which weights of a .pt that has both; by default "model", as PURE takes them."""
+    tokenizer: Path | None = None
+    """Tokenizer file; by default tokenizer.json in the source directory."""
+    to: Literal["flax", "torch"] = "flax"
+    """torch writes what transformers' Chameleon class and LlamaGen's code load."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the transformer's parameters; auto keeps the source's. The image tokenizer keeps its own."""
+    format: Literal["safetensors", "orbax"] = "safetensors"
+    """Of the model directory's parameters."""
+    norm_rows: Literal["heads", "ranks"] = "heads"
+    """To torch only: QK-norm rows one per head, as transformers has them, or per model-parallel rank, as PURE has."""
+    verify: bool = False
+    """Read source and result once more and compare them bit by bit."""
+    revision: str | None = None
+    """Hub only: commit, tag or branch; a commit is the same for ever."""
 
+    def run(self) -> None:
+        from pure_jax.convert.conversion import convert
 
-def _open(command: Convert) -> Upstream:
-    """The source, in either layout, with the dtype asked for."""
-    path = find(command.source, command.revision)
-    if is_upstream(path):
-        model, remarks = open_upstream(
-            path, vqgan=command.vqgan, vqgan_weights=command.vqgan_weights, tokenizer=command.tokenizer
-        )
-        # Stacked, which is the layout that training and TPUs want; loading can unroll.
-        transformer = dataclasses.replace(model.config.transformer, scan_layers=True)
-        config = dataclasses.replace(model.config, transformer=transformer)
-        language = stack(_cast(model.tensors["transformer"], command.dtype))
-        if command.dtype == "auto" and len({tensor.dtype for tensor in model.tensors["transformer"].values()}) > 1:
-            remarks.append("layers of different dtypes are stacked as float32, which holds both")
-    else:
-        model, remarks = open_checkpoint(path), []
-        config, language = model.config, _cast(model.tensors["transformer"], command.dtype)
-        for name in ("vqgan", "vqgan_weights", "tokenizer"):
-            if getattr(command, name) is not None:
-                raise PureError(f"{path} is a whole model directory of this library; leave {name} out")
-    tensors = model.tensors | {"transformer": language}
-    return Upstream(dataclasses.replace(model, config=config, tensors=tensors), remarks)
-
-
-def _cast(tensors: Tensors, dtype: str) -> Tensors:
-    return tensors if dtype == "auto" else {path: cast(tensor, dtype, path) for path, tensor in tensors.items()}
-
-
-def _write(directory: Path, model: Checkpoint, command: Convert, progress: Callable[[int], None]) -> None:
-    if command.to == "torch":
-        write_upstream(directory, model, rows_per_head=command.norm_rows == "heads", progress=progress)
-        return
-    write_checkpoint(
-        directory,
-        model.config,
-        model.tensors,
-        model.tokenizer_json,
-        model.card or _card(model),
-        command.format,
-        model.upstream,
-        progress,
-    )
-
-
-def verify(directory: Path, model: Checkpoint, progress: Callable[[int], None]) -> int:
-    """Read the written model and its source once more and compare them bit by bit; the number of parameters compared.
-
-    Both are compared as this library's parameters, so what was written for PyTorch goes through the tables again.
-
-    Raises:
-        PureError: they differ.
-    """
-    written = open_upstream(directory).checkpoint if is_upstream(directory) else open_checkpoint(directory)
-    count = 0
-    for name in NETWORKS:
-        ours, theirs = unstack(model.tensors[name]), unstack(written.tensors[name])
-        for path, tensor in ours.items():
-            for index in tensor.indices():
-                a, b = tensor.read(index), theirs[path].read(index)
-                if a.dtype != b.dtype or not np.array_equal(_bits(a), _bits(b)):
-                    raise PureError(f"{name}.{path} is not what was to be written; the disk or the source is at fault")
-                progress(a.nbytes)
-        count += len(ours)
-    return count
-
-
-def _bits(x: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(x).reshape(-1).view(np.uint8)
-
-
-def _require_space(destination: Path, size: int) -> None:
-    place = next(parent for parent in destination.resolve().parents if parent.is_dir())
-    free = shutil.disk_usage(place).free
-    if free < size + SPARE_BYTES:
-        raise PureError(
-            f"{destination} needs {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there; "
-            "make room or choose another place"
+        convert(
+            self.source,
+            self.destination,
+            vqgan=self.vqgan,
+            vqgan_weights=self.vqgan_weights,
+            tokenizer=self.tokenizer,
+            to=self.to,
+            dtype=self.dtype,
+            format=self.format,
+            norm_rows=self.norm_rows,
+            verify=self.verify,
+            revision=self.revision,
         )
 
 
-def _card(model: Checkpoint) -> str:
-    origin = model.upstream or {}
-    commit = f" at commit {origin['commit']}" if origin.get("commit") else ""
-    return (
-        f"# {origin.get('model', 'Converted model')}, for pure-jax\n\n"
-        f"Converted by `pure convert` from the PyTorch files of {origin.get('model', 'another directory')}{commit} and "
-        f"{origin.get('vqgan', 'its image tokenizer')}. The weights are those files' own: their licence and their "
-        "model card apply. `upstream.json` holds the original configuration.\n\n"
-        "Check this copy with `sha256sum --check SHA256SUMS`; turn it back with `pure convert THIS DST --to torch`.\n"
-    )
+@dataclass(frozen=True)
+class Compare:
+    """Measure how equal two models compute, layer by layer; a PyTorch one is computed by PyTorch.
+
+    Exit status 0 if they are the same within the limits shown, 1 if not.
+    """
+
+    a: Annotated[str, tyro.conf.Positional]
+    """Model directory of this library, PyTorch model in Hugging Face's layout, or hub id."""
+    b: Annotated[str, tyro.conf.Positional]
+    vqgan: Path | None = None
+    """LlamaGen's image tokenizer for a PyTorch side; by default the one .pt file in its directory."""
+    vqgan_weights: Literal["model", "ema"] | None = None
+    """Which weights of a .pt that has both; by default "model"."""
+    tokenizer: Path | None = None
+    """Tokenizer file for a PyTorch side; by default tokenizer.json in its directory."""
+    revision: str | None = None
+    """Commit, tag or branch of a side that is a hub id."""
+    image: Path | None = None
+    """Picture in the prompt; by default a sample that ships with this package."""
+    size: int = 128
+    """Side in pixels that the picture is brought to; more pixels are more tokens."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the transformer's parameters and products, on both sides."""
+    json: Path | None = None
+    """Write the report to this file too."""
+
+    def run(self) -> None:
+        import json
+
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        from pure_jax.checkpoint import demo_directory
+        from pure_jax.convert import jax_runner
+        from pure_jax.convert.compare import compare, format_report, open_side, read_square, require_same_sizes, to_json
+        from pure_jax.files import replacing
+
+        if self.json is not None and not self.json.parent.is_dir():
+            raise PureError(f"{self.json} cannot be written: there is no directory {self.json.parent}")
+        parts: dict[str, Any] = {"vqgan": self.vqgan, "vqgan_weights": self.vqgan_weights, "tokenizer": self.tokenizer}
+        a, b = (open_side(source, self.revision, **parts) for source in (self.a, self.b))
+        if a.runner is b.runner is jax_runner:
+            for option, value in parts.items():
+                if value is not None:
+                    raise PureError(f"neither {self.a} nor {self.b} is a PyTorch model; leave {option} out")
+        require_same_sizes(a, b)
+        unit = a.checkpoint.vocabulary.codes_per_grid * a.checkpoint.config.vqgan.stride
+        pixels = read_square(self.image or demo_directory() / "sample.png", self.size, unit)
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("computing", total=2 * (a.checkpoint.config.transformer.num_layers + 3))
+            report = compare(a, b, pixels, self.dtype, lambda: bar.advance(task))
+        if self.json is not None:
+            with replacing(self.json) as temporary:
+                temporary.write_text(json.dumps(to_json(report), indent=2) + "\n", encoding="utf-8")
+        print(format_report(report))
+        if report.failed:
+            raise SystemExit(1)

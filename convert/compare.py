@@ -1,4 +1,4 @@
-"""What `pure compare` does: two models, one picture, and how far apart they are at every point of the computation.
+"""What `pure compare` measures: how far apart two models are at every point of the computation on one picture.
 
 A model directory of this library is computed by this library, a PyTorch model by transformers; so a model and its
 conversion are compared across frameworks. Both carry on from their own hidden states: differences accumulate.
@@ -7,26 +7,20 @@ conversion are compared across frameworks. Both carry on from their own hidden s
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from convert import jax_runner, torch_runner
-from convert.upstream import find, open_upstream
-from pure_jax.checkpoint import Checkpoint, demo_directory, is_upstream, open_checkpoint
+from pure_jax.checkpoint import Checkpoint, open_checkpoint
+from pure_jax.convert import jax_runner, torch_runner
+from pure_jax.convert.opening import find, is_upstream
+from pure_jax.convert.upstream import open_upstream
 from pure_jax.errors import PureError
-from pure_jax.files import replacing
 from pure_jax.sequence import prompt_ids
-
-if TYPE_CHECKING:
-    from pure_jax.cli import Compare
 
 LOGITS_ATOL, LOGITS_RTOL = 1e-4, 1e-5
 """float32: most that logits may differ by, absolutely or as a share of the largest, whichever is more."""
@@ -65,7 +59,7 @@ _SIZES = {
 
 
 class Runner(Protocol):
-    """What `convert.jax_runner` and `convert.torch_runner` have in common; described there."""
+    """What `pure_jax.convert.jax_runner` and `pure_jax.convert.torch_runner` have in common; described there."""
 
     def activations(
         self, checkpoint: Checkpoint, ids: np.ndarray, dtype: str, observe: Callable[[str, np.ndarray], None]
@@ -142,51 +136,32 @@ class Report:
         return "different" if self.failed else "same"
 
 
-# ---- the command ---------------------------------------------------------------------------------------------------
+# ---- the two models and the picture ----------------------------------------------------------------------------------
 
 
-def compare_command(command: Compare) -> None:
-    """Compare command.a and command.b and print the report.
+def open_side(
+    source: str,
+    revision: str | None = None,
+    *,
+    vqgan: Path | None = None,
+    vqgan_weights: str | None = None,
+    tokenizer: Path | None = None,
+) -> Side:
+    """Open a model in either layout. revision: for a hub id; vqgan, vqgan_weights, tokenizer: for a PyTorch model.
 
     Raises:
-        PureError: a side cannot be opened or computed, the two are of different sizes or vocabularies, or a file
-            cannot be read or written. SystemExit(1): the models differ.
+        PureError: it cannot be opened.
     """
-    if command.json is not None and not command.json.parent.is_dir():
-        raise PureError(f"{command.json} cannot be written: there is no directory {command.json.parent}")
-    sides = [_open(source, command) for source in (command.a, command.b)]
-    if all(side.runner is jax_runner for side in sides):
-        for option in ("vqgan", "vqgan_weights", "tokenizer"):
-            if getattr(command, option) is not None:
-                raise PureError(f"neither {command.a} nor {command.b} is a PyTorch model; leave {option} out")
-    _require_same_sizes(*sides)
-    unit = sides[0].checkpoint.vocabulary.codes_per_grid * sides[0].checkpoint.config.vqgan.stride
-    pixels = _picture(command.image or demo_directory() / "sample.png", command.size, unit)
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("computing", total=2 * (sides[0].checkpoint.config.transformer.num_layers + 3))
-        report = compare(sides[0], sides[1], pixels, command.dtype, lambda: bar.advance(task))
-    if command.json is not None:
-        with replacing(command.json) as temporary:
-            temporary.write_text(json.dumps(to_json(report), indent=2) + "\n", encoding="utf-8")
-    print(format_report(report))
-    if report.failed:
-        raise SystemExit(1)
-
-
-def _open(source: str, command: Compare) -> Side:
-    path = find(source, None if Path(source).is_dir() else command.revision)
+    path = find(source, None if Path(source).is_dir() else revision)
     name = path.resolve().name if Path(source).is_dir() else source
     if is_upstream(path):
-        model = open_upstream(
-            path, vqgan=command.vqgan, vqgan_weights=command.vqgan_weights, tokenizer=command.tokenizer
-        )
+        model = open_upstream(path, vqgan=vqgan, vqgan_weights=vqgan_weights, tokenizer=tokenizer)
         return Side(name, model.checkpoint, torch_runner)
     return Side(name, open_checkpoint(path), jax_runner)
 
 
-def _require_same_sizes(a: Side, b: Side) -> None:
+def require_same_sizes(a: Side, b: Side) -> None:
+    """Raises PureError, which names the first size that differs."""
     for section, fields in _SIZES.items():
         for field in fields:
             own, other = (getattr(getattr(side.checkpoint.config, section), field) for side in (a, b))
@@ -194,8 +169,12 @@ def _require_same_sizes(a: Side, b: Side) -> None:
                 raise PureError(f"{a.name} and {b.name} cannot be compared: {section}.{field} is {own} and {other}")
 
 
-def _picture(file: Path, size: int, unit: int) -> np.ndarray:
-    """uint8 [size, size, 3]."""
+def read_square(file: Path, size: int, unit: int) -> np.ndarray:
+    """A picture, resized to uint8 [size, size, 3].
+
+    Raises:
+        PureError: size is no multiple of `unit`, or the file cannot be read.
+    """
     if size <= 0 or size % unit:
         raise PureError(f"size is {size}, but it must be a multiple of {unit} pixels")
     try:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from convert.chameleon import config_to_torch, transformer_to_torch
-from convert.llamagen import vqgan_to_torch
-from convert.torch_files import import_torch, write_pt
-from convert.upstream import INDEX, ONE_FILE
 from pure_jax.checkpoint import Checkpoint, unstack, write_manifest
 from pure_jax.config import VQGANConfig
+from pure_jax.convert.chameleon import config_to_torch, transformer_to_torch
+from pure_jax.convert.llamagen import vqgan_to_torch
+from pure_jax.convert.torch_files import import_torch, write_pt
+from pure_jax.convert.upstream import INDEX, ONE_FILE
 from pure_jax.errors import PureError
 from pure_jax.tensors import LazyTensor, in_memory, total_bytes, write_safetensors
 from pure_jax.vocabulary import BOS, EOS, PAD, UNKNOWN
@@ -65,7 +65,7 @@ def write_upstream(
 
     Args:
         directory: exists and is empty.
-        rows_per_head: see `convert.chameleon.transformer_to_torch`.
+        rows_per_head: see `pure_jax.convert.chameleon.transformer_to_torch`.
         shard_bytes: most bytes of tensors in one file, if more than one tensor is in it.
         progress: called with numbers of bytes, which add up to the size of all tensors.
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from convert.chameleon import transformer_to_torch
-from convert.export import torch_config
-from convert.llamagen import vqgan_to_torch
-from convert.torch_files import import_torch, to_torch_tensor
 from pure_jax.checkpoint import Checkpoint, unstack
+from pure_jax.convert.chameleon import transformer_to_torch
+from pure_jax.convert.export import torch_config
+from pure_jax.convert.llamagen import vqgan_to_torch
+from pure_jax.convert.torch_files import import_torch, to_torch_tensor
 from pure_jax.tensors import LazyTensor, cast
 
 _WHY = "computing a PyTorch model"
@@ -24,7 +24,7 @@ _WHY = "computing a PyTorch model"
 def activations(
     checkpoint: Checkpoint, ids: np.ndarray, dtype: str, observe: Callable[[str, np.ndarray], None]
 ) -> None:
-    """Run the transformer on one sequence; arguments as in `convert.jax_runner.activations`.
+    """Run the transformer on one sequence; arguments as in `pure_jax.convert.jax_runner.activations`.
 
     The logits are those of the head itself, before transformers masks the ids of image codes.
 

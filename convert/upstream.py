@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from convert.chameleon import canonical, config_from_torch, norm_ranks, transformer_from_torch
-from convert.hub import download, is_hub_id, origin_of
-from convert.llamagen import config_from_tensors, vqgan_from_torch
-from convert.torch_files import open_pt
 from pure_jax.checkpoint import Checkpoint, read_json, read_tokenizer
 from pure_jax.config import ModelConfig
+from pure_jax.convert.chameleon import canonical, config_from_torch, norm_ranks, transformer_from_torch
+from pure_jax.convert.hub import origin_of
+from pure_jax.convert.llamagen import config_from_tensors, vqgan_from_torch
+from pure_jax.convert.torch_files import open_pt
 from pure_jax.errors import PureError
 from pure_jax.tensors import LazyTensor, open_safetensors
 from pure_jax.vocabulary import IMAGE_PLACEHOLDER, load_vocabulary
@@ -32,22 +32,6 @@ class Upstream(NamedTuple):
 
     checkpoint: Checkpoint
     remarks: list[str]
-
-
-def find(source: str | os.PathLike, revision: str | None = None) -> Path:
-    """A directory as it is; a hub id ("owner/name") downloaded, with a pinned or at least unmoved revision.
-
-    Raises:
-        PureError: neither of both, or what `convert.hub.download` refuses.
-    """
-    path = Path(source)
-    if path.is_dir():
-        if revision is not None:
-            raise PureError(f"{path} is a directory, which has no revisions; leave revision out")
-        return path
-    if is_hub_id(str(source)):
-        return download(str(source), revision)
-    raise PureError(f"{source} is not a model directory: there is no such directory, and it is no hub id (owner/name)")
 
 
 def open_upstream(
@@ -126,7 +110,7 @@ def open_upstream(
         "unused": not_used,
         "config": values,
     }
-    checkpoint = Checkpoint(config, {"transformer": language, "vqgan": image}, text, vocabulary, record)
+    checkpoint = Checkpoint(directory, config, {"transformer": language, "vqgan": image}, text, vocabulary, record)
     return Upstream(checkpoint, remarks)
 
 

@@ -1,5 +1,1 @@
-"""Decoding and restoration: from a photo to a restored photo."""
-
-from infer.restore import Restoration, Restorer
-
-__all__ = ["Restoration", "Restorer"]
+"""Decoding and restoration: from a photo to a restored photo. Start at `restore.Restorer`."""

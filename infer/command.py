@@ -1,112 +1,146 @@
-"""What `pure restore` and `pure evaluate` do: check everything first, work with a progress bar, then write."""
+"""`pure restore` and `pure evaluate`: check everything first, work with a progress bar, then write."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated, Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+import tyro
 
-import pure_jax
-from infer.generate import check_seed, override
-from infer.picture import check_output, read_picture, write_image
-from infer.restore import Restorer, output_size
 from pure_jax.errors import PureError
 
-if TYPE_CHECKING:
-    from pure_jax.cli import Evaluate, Restore
 
+@dataclass(frozen=True)
+class Restore:
+    """Restore a low-quality photo."""
 
-class TokensPerSecond(ProgressColumn):
-    """Codes written per second, over the last while."""
+    input: Annotated[Path, tyro.conf.Positional]
+    """PNG, JPEG, WebP, BMP, TIFF, GIF or PPM, from 16x16 pixels up."""
+    output: Annotated[Path | None, tyro.conf.Positional] = None
+    """PNG, JPEG or WebP; by default INPUT-restored.png beside the input."""
+    model: Path | None = None
+    """Model directory; by default the embedded demo model."""
+    scale: float = 4.0
+    """The result's side over the input's, 1 to 16."""
+    seed: int = 0
+    """The same seed gives the same picture."""
+    temperature: float | None = None
+    """0 is greedy; by default the model's."""
+    guidance_scale: float | None = None
+    """1 switches guidance off; by default the model's."""
+    k_max: float | None = None
+    """Upper end of the entropy-based top-k; by default the model's."""
+    text: str = ""
+    """Words the model's answer must begin with, such as "Large blur, small noise."."""
+    faithful: bool = False
+    """Decode as the original does: unmasked text, picture size drawn by the model, one token a step."""
+    colour_fix: Literal["none", "wavelet", "adain"] | None = None
+    """Take colours from the input; by default the model's choice."""
+    overlap: int | None = None
+    """Pixels that neighbouring tiles share; by default the model's."""
+    batch: int | None = None
+    """Tiles decoded together; by default as many as keep the caches within 1 GiB, at most 64."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    entropy_map: Path | None = None
+    """Write the entropy of every code as a heat map to this PNG file."""
 
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} tokens/s" if task.speed else "")
-
-
-def restore_file(command: Restore) -> None:
-    """Restore command.input into command.output.
-
-    Raises:
-        PureError: before any work where possible; nothing is written then.
-    """
-    check_seed(command.seed)
-    picture = read_picture(command.input)
-    output = command.output or command.input.with_name(f"{command.input.stem}-restored.png")
-    entropy_map = command.entropy_map
-    check_output(output, has_alpha=picture.alpha is not None, size=output_size(picture, command.scale))
-    if entropy_map is not None:
-        check_output(entropy_map, has_alpha=False)
-        if entropy_map.suffix.lower() != ".png":
-            raise PureError(f"the entropy map {str(entropy_map)!r} must be a .png file")
-        if entropy_map.resolve() in (output.resolve(), command.input.resolve()):
-            raise PureError(f"the entropy map {str(entropy_map)!r} would replace the photo; give it a name of its own")
-    model = pure_jax.load(command.model, dtype=command.dtype)
-    sampling = override(
-        model.config.sampling,
-        temperature=command.temperature,
-        guidance_scale=command.guidance_scale,
-        k_max=command.k_max,
-    )
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TokensPerSecond(), TimeRemainingColumn())
-    # Gone when the work ends and silent in a log file, so that an error stands alone.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("compiling and reading", total=None)
-        result = Restorer(model).restore(
-            picture,
-            scale=command.scale,
-            seed=command.seed,
-            sampling=sampling,
-            text_prefix=command.text,
-            faithful=command.faithful,
-            colour_fix=command.colour_fix,
-            overlap=command.overlap,
-            batch=command.batch,
-            progress=lambda done, total: bar.update(task, description="restoring", completed=done, total=total),
-        )
-    write_image(output, result.image)
-    if entropy_map is not None:
+    def run(self) -> None:
         from math import log
 
-        from infer.heatmap import entropy_heatmap
+        import pure_jax
+        from pure_jax.infer.decoding.generate import check_seed, override
+        from pure_jax.infer.pictures.heatmap import entropy_heatmap
+        from pure_jax.infer.pictures.picture import check_output, read_picture, write_image
+        from pure_jax.infer.progress import decoding_bar
+        from pure_jax.infer.restore import Restorer, output_size
 
-        limit = log(model.config.vqgan.codebook_size)
-        write_image(entropy_map, entropy_heatmap(result.entropy, limit, result.image.size))
-    for remark in result.remarks:
-        print(f"note: {remark}")
-    reading = result.degradation
-    print(f"degradation: {', '.join(f'{level} {name}' for name, level in reading.items()) if reading else 'not read'}")
-    print(f"description: {result.description or 'none'}")
-    print(f"{output}: {result.image.width}x{result.image.height}")
+        check_seed(self.seed)
+        picture = read_picture(self.input)
+        output = self.output or self.input.with_name(f"{self.input.stem}-restored.png")
+        entropy_map = self.entropy_map
+        check_output(output, has_alpha=picture.alpha is not None, size=output_size(picture, self.scale))
+        if entropy_map is not None:
+            check_output(entropy_map, has_alpha=False)
+            if entropy_map.suffix.lower() != ".png":
+                raise PureError(f"the entropy map {str(entropy_map)!r} must be a .png file")
+            if entropy_map.resolve() in (output.resolve(), self.input.resolve()):
+                raise PureError(
+                    f"the entropy map {str(entropy_map)!r} would replace the photo; give it a name of its own"
+                )
+        model = pure_jax.load(self.model, dtype=self.dtype)
+        sampling = override(
+            model.config.sampling,
+            temperature=self.temperature,
+            guidance_scale=self.guidance_scale,
+            k_max=self.k_max,
+        )
+        with decoding_bar() as bar:
+            task = bar.add_task("compiling and reading", total=None)
+            result = Restorer(model).restore(
+                picture,
+                scale=self.scale,
+                seed=self.seed,
+                sampling=sampling,
+                text_prefix=self.text,
+                faithful=self.faithful,
+                colour_fix=self.colour_fix,
+                overlap=self.overlap,
+                batch=self.batch,
+                progress=lambda done, total: bar.update(task, description="restoring", completed=done, total=total),
+            )
+        write_image(output, result.image)
+        if entropy_map is not None:
+            limit = log(model.config.vqgan.codebook_size)
+            write_image(entropy_map, entropy_heatmap(result.entropy, limit, result.image.size))
+        for remark in result.remarks:
+            print(f"note: {remark}")
+        reading = ", ".join(f"{level} {name}" for name, level in (result.degradation or {}).items())
+        print(f"degradation: {reading or 'not read'}")
+        print(f"description: {result.description or 'none'}")
+        print(f"{output}: {result.image.width}x{result.image.height}")
 
 
-def evaluate_folder(command: Evaluate) -> None:
-    """Print the table for command.pairs.
+@dataclass(frozen=True)
+class Evaluate:
+    """Compare bicubic, the tokenizer's round trip and the model on a folder of pairs."""
 
-    Raises:
-        PureError: no pairs, a broken model or metric file, or a missing optional package.
-    """
-    from infer.evaluate import evaluate, format_table, write_csv
-    from infer.niqe import load_niqe_params
-    from infer.perceptual import load_params
+    pairs: Annotated[Path, tyro.conf.Positional]
+    """Folder with lq/NAME.png and, for the full-reference metrics, gt/NAME.png (see `pure degrade`)."""
+    model: Path | None = None
+    scale: int = 4
+    seed: int = 0
+    niqe: Path | None = None
+    """NIQE's pristine model, an .npz file as BasicSR ships it; without it that column says n/a."""
+    csv: Path | None = None
+    """Write one row per picture and method."""
+    save_images: Path | None = None
+    """Write bicubic, ours and ground truth side by side into this folder."""
 
-    check_seed(command.seed)
-    niqe_params = load_niqe_params(command.niqe) if command.niqe else None
-    restorer = Restorer(pure_jax.load(command.model))
-    console = Console(stderr=True)
-    result = evaluate(
-        Path(command.pairs),
-        restorer,
-        scale=command.scale,
-        seed=command.seed,
-        perceptual_params=load_params(),
-        niqe_params=niqe_params,
-        save_images=command.save_images,
-        on_image=lambda done, total, name: console.print(f"{done + 1}/{total} {name}"),
-    )
-    print(format_table(result))
-    if command.csv is not None:
-        write_csv(result, command.csv)
+    def run(self) -> None:
+        from rich.console import Console
+
+        import pure_jax
+        from pure_jax.infer.decoding.generate import check_seed
+        from pure_jax.infer.evaluate import evaluate, format_table, write_csv
+        from pure_jax.infer.metrics.niqe import load_niqe_params
+        from pure_jax.infer.metrics.perceptual import load_params
+        from pure_jax.infer.restore import Restorer
+
+        check_seed(self.seed)
+        niqe_params = load_niqe_params(self.niqe) if self.niqe else None
+        restorer = Restorer(pure_jax.load(self.model))
+        console = Console(stderr=True)
+        result = evaluate(
+            Path(self.pairs),
+            restorer,
+            scale=self.scale,
+            seed=self.seed,
+            perceptual_params=load_params(),
+            niqe_params=niqe_params,
+            save_images=self.save_images,
+            on_image=lambda done, total, name: console.print(f"{done + 1}/{total} {name}"),
+        )
+        print(format_table(result))
+        if self.csv is not None:
+            write_csv(result, self.csv)

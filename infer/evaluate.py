@@ -13,12 +13,12 @@ import jax
 import numpy as np
 from PIL import Image
 
-from infer.metrics import Pixels, psnr_y, ssim_y
-from infer.niqe import NiqeParams, niqe
-from infer.perceptual import NAME as PERCEPTUAL_NAME
-from infer.perceptual import perceptual_distance
 from pure_jax.errors import PureError
 from pure_jax.files import replacing
+from pure_jax.infer.metrics.distortion import Pixels, psnr_y, ssim_y
+from pure_jax.infer.metrics.niqe import NiqeParams, niqe
+from pure_jax.infer.metrics.perceptual import NAME as PERCEPTUAL_NAME
+from pure_jax.infer.metrics.perceptual import perceptual_distance
 
 METHODS = ("bicubic", "VQGAN round trip", "ours")
 _COLUMNS = {  # field of Row: title (the arrow points to better), digits
@@ -103,8 +103,8 @@ def evaluate(
         restorer: what is measured; also its tokenizer's round trip of the ground truth is.
         scale: enlargement.
         seed: passed to every restoration.
-        perceptual_params: of `infer.perceptual.load_params`; without it that column is empty.
-        niqe_params: of `infer.niqe.load_niqe_params`; without it that column is empty.
+        perceptual_params: of `pure_jax.infer.metrics.perceptual.load_params`; without it that column is empty.
+        niqe_params: of `pure_jax.infer.metrics.niqe.load_niqe_params`; without it that column is empty.
         save_images: folder for NAME.png with [bicubic | ours | ground truth] side by side.
         on_image: called before each image with the number of images done, their total and the name.
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from infer.colour import COLOUR_FIXES
-from infer.generate import Answer, Progress, check_seed, generate
-from infer.picture import MAX_PIXELS, Picture, from_image, to_image
-from infer.tiles import TilePlan, blend, cut, plan_tiles
 from pure_jax.config import SamplingConfig
 from pure_jax.errors import PureError
+from pure_jax.infer.decoding.generate import Answer, Progress, check_seed, generate
+from pure_jax.infer.pictures.colour import COLOUR_FIXES
+from pure_jax.infer.pictures.picture import MAX_PIXELS, Picture, from_image, to_image
+from pure_jax.infer.pictures.tiles import TilePlan, blend, cut, plan_tiles
 from pure_jax.model import Model
 from pure_jax.sequence import LEVELS, split_reading
 
@@ -82,7 +82,7 @@ class Restorer:
             colour_fix: "none", "wavelet" or "adain"; None takes the model's default.
             overlap: pixels that neighbouring tiles share at least, 0 ... half a tile; None takes the
                 model's default.
-            sampling, text_prefix, faithful, batch, progress: see `infer.generate.generate`.
+            sampling, text_prefix, faithful, batch, progress: see `pure_jax.infer.decoding.generate.generate`.
 
         Raises:
             PureError: an argument out of range, or a picture that cannot be used.

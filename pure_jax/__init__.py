@@ -3,6 +3,7 @@
     model = pure_jax.load()            # the embedded demo model, or load("path")
     codes = model.encode(image)        # uint8 [H, W, 3] -> int32 [H / stride, W / stride]
     image = model.decode(codes)        # int32 [h, w] -> uint8 [stride * h, stride * w, 3]
+    result = pure_jax.Restorer(model).restore(photo, scale=4, seed=0)
 """
 
 from __future__ import annotations
@@ -12,17 +13,21 @@ from typing import TYPE_CHECKING, Any
 from pure_jax.errors import PureError
 
 if TYPE_CHECKING:
-    from pure_jax.checkpoint import load, save
+    from pure_jax.checkpoint import save
     from pure_jax.config import ModelConfig, SamplingConfig, TransformerConfig, VQGANConfig
+    from pure_jax.convert.opening import load
+    from pure_jax.infer.restore import Restoration, Restorer
     from pure_jax.model import Model
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load": "pure_jax.checkpoint",
+    "load": "pure_jax.convert.opening",
     "save": "pure_jax.checkpoint",
     "Model": "pure_jax.model",
     "ModelConfig": "pure_jax.config",
+    "Restoration": "pure_jax.infer.restore",
+    "Restorer": "pure_jax.infer.restore",
     "SamplingConfig": "pure_jax.config",
     "TransformerConfig": "pure_jax.config",
     "VQGANConfig": "pure_jax.config",
@@ -31,6 +36,8 @@ __all__ = [
     "Model",
     "ModelConfig",
     "PureError",
+    "Restoration",
+    "Restorer",
     "SamplingConfig",
     "TransformerConfig",
     "VQGANConfig",

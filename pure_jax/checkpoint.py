@@ -55,6 +55,8 @@ _STACK = "layers."
 class Checkpoint:
     """A model on disk whose parameters have not been read yet: {"transformer": tensors, "vqgan": tensors}."""
 
+    directory: Path
+    """Where its files lie."""
     config: ModelConfig
     tensors: dict[str, Tensors]
     tokenizer_json: str
@@ -177,16 +179,6 @@ def read_config(directory: Path) -> ModelConfig:
         raise error if str(directory) in str(error) else PureError(f"{path}: {error}") from error
 
 
-def is_upstream(directory: Path) -> bool:
-    """True for a directory with a PyTorch model in Hugging Face's layout, whose config.json names its model type.
-
-    Raises:
-        PureError: no such directory, or config.json is missing or no JSON.
-    """
-    values = read_json(directory / "config.json")
-    return isinstance(values, dict) and "model_type" in values
-
-
 @cache
 def parameter_shapes(config: TransformerConfig | VQGANConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter of a network by path, from its configuration alone."""
@@ -212,6 +204,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     tensors = {name: _open_network(directory, name, parameter_shapes(getattr(config, name))) for name in NETWORKS}
     upstream, card = directory / "upstream.json", directory / "README.md"
     return Checkpoint(
+        directory,
         config,
         tensors,
         tokenizer_json,
@@ -281,54 +274,43 @@ def unstack(tensors: Tensors) -> Tensors:
     return out
 
 
-# ---- loading -------------------------------------------------------------------------------------------------------
+# ---- placing -------------------------------------------------------------------------------------------------------
 
 
-def load(
-    source: str | os.PathLike | None = None,
-    dtype: str = "auto",
-    scan_layers: bool | None = None,
-    *,
-    mesh: Mesh | None = None,
-    vqgan: str | os.PathLike | None = None,
-    tokenizer: str | os.PathLike | None = None,
-    revision: str | None = None,
-) -> Model:
-    """Load a model: a native directory, or the original's PyTorch files (read straight into place, see `convert`).
-
-    Args:
-        source: a model directory; a directory with a PyTorch model in Hugging Face's layout (PURE, Lumina-mGPT,
-            Chameleon); the id of one on the Hugging Face hub, "owner/name"; None means the embedded demo model.
-        dtype: the transformer's compute and parameter dtype; "auto" is float32 on CPU (where bfloat16 is slow) and
-            bfloat16 elsewhere. The image tokenizer always runs in float32.
-        scan_layers: scan over stacked layers or unroll them; None unrolls on CPU, where that decodes faster.
-        mesh: devices to spread the parameters over, as `pure_jax.sharding` says; each reads its own part of the files.
-            None puts all on the first device.
-        vqgan: PyTorch models only: LlamaGen's file, if it does not lie in the directory.
-        tokenizer: PyTorch models only: the tokenizer file, if it is not the directory's tokenizer.json.
-        revision: hub only: the commit, tag or branch wanted; a commit is the same for ever.
+def compute_dtype(dtype: str) -> jnp.dtype:
+    """One of DTYPES; "auto" is float32 on CPU, where bfloat16 is slow, and bfloat16 elsewhere.
 
     Raises:
-        PureError: what `read_config` refuses; a missing, broken or unfitting part; an unknown dtype; a size that the
-            mesh does not divide; a hub that cannot be reached or a revision that has moved.
+        PureError: another name.
+    """
+    if dtype not in DTYPES:
+        raise PureError(f"dtype is {dtype!r}, but it must be one of {', '.join(DTYPES)}")
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(dtype)
+
+
+def place(
+    checkpoint: Checkpoint, dtype: str = "auto", scan_layers: bool | None = None, *, mesh: Mesh | None = None
+) -> Model:
+    """Read an opened model's parameters into device memory; the arguments are those of `pure_jax.load`.
+
+    Raises:
+        PureError: a broken tokenizer or tensor; an unknown dtype; a size that the mesh does not divide.
     """
     from tokenizers import Tokenizer
 
-    if dtype not in DTYPES:
-        raise PureError(f"dtype is {dtype!r}, but it must be one of {', '.join(DTYPES)}")
-    on_cpu = jax.default_backend() == "cpu"
-    compute = jnp.dtype(("float32" if on_cpu else "bfloat16") if dtype == "auto" else dtype)
-    checkpoint = _open(source, vqgan, tokenizer, revision)
+    compute = compute_dtype(dtype)
     config, tensors = checkpoint.config, dict(checkpoint.tensors)
     try:
         text = Tokenizer.from_str(checkpoint.tokenizer_json)
     except Exception as error:  # the library has no class of its own for this
         raise PureError(
-            f"{source}: tokenizer.json is not a tokenizer file of the Hugging Face tokenizers library"
+            f"{checkpoint.directory}: tokenizer.json is not a tokenizer file of the Hugging Face tokenizers library"
         ) from error
     tensors["transformer"] = {path: cast(t, compute, path) for path, t in tensors["transformer"].items()}
     tensors["vqgan"] = {path: cast(t, jnp.float32, path) for path, t in tensors["vqgan"].items()}
-    scan = not on_cpu if scan_layers is None else scan_layers
+    scan = jax.default_backend() != "cpu" if scan_layers is None else scan_layers
     if scan != config.transformer.scan_layers:
         tensors["transformer"] = (stack if scan else unstack)(tensors["transformer"])
         config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, scan_layers=scan))
@@ -343,23 +325,6 @@ def load(
         for name in NETWORKS
     }
     return Model(config, params, text, checkpoint.vocabulary, compute)
-
-
-def _open(
-    source: str | os.PathLike | None,
-    vqgan: str | os.PathLike | None,
-    tokenizer: str | os.PathLike | None,
-    revision: str | None,
-) -> Checkpoint:
-    # PyTorch files and the hub are the converter's business; this is the one place of the library that asks it.
-    from convert.upstream import find, open_upstream
-
-    path = find(demo_directory() if source is None else source, revision)
-    if is_upstream(path):
-        return open_upstream(path, vqgan=vqgan, tokenizer=tokenizer).checkpoint
-    if vqgan is not None or tokenizer is not None:
-        raise PureError(f"{path} has its own tokenizers; leave {'tokenizer' if vqgan is None else 'vqgan'} out")
-    return open_checkpoint(path)
 
 
 def _sharding(mesh: Mesh | None, path: str, shape: tuple[int, ...]) -> Sharding:

@@ -27,9 +27,9 @@ import numpy as np
 from safetensors import safe_open
 from tokenizers import pre_tokenizers
 
-from convert.export import write_upstream
 from pure_jax.checkpoint import Checkpoint, parameter_shapes
 from pure_jax.config import ModelConfig, TransformerConfig, pure_7b
+from pure_jax.convert.export import write_upstream
 from pure_jax.tensors import Index, LazyTensor
 from pure_jax.vocabulary import code_name, reserved_name, vocabulary_from_names
 
@@ -94,7 +94,7 @@ def make(directory: Path, num_layers: int, dtype: np.dtype) -> None:
     language = {p: random_tensor(p, shape, dtype, 0) for p, shape in parameter_shapes(transformer).items()}
     image = {p: random_tensor(p, shape, np.dtype(np.float32), 1) for p, shape in parameter_shapes(config.vqgan).items()}
     tensors = {"transformer": language, "vqgan": image}
-    checkpoint = Checkpoint(config, tensors, published_tokenizer(), vocabulary_from_names(names))
+    checkpoint = Checkpoint(Path(), config, tensors, published_tokenizer(), vocabulary_from_names(names))
     directory.mkdir(parents=True)
     write_upstream(directory, checkpoint, rows_per_head=False)
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 import pure_jax
-from infer import Restorer
 from pure_jax.checkpoint import demo_directory
 from pure_jax.config import demo
+from pure_jax.infer.restore import Restorer
 
 SAMPLE = demo_directory() / "sample.png"
 

@@ -1,5 +1,7 @@
-"""`python -m train`: the steps that make a model, one sub-command each, in the order of TRAINING in the README."""
+"""`python -m train` is `pure train`, by a name that works in a checkout."""
 
-from train.commands import main
+import sys
 
-main()
+from pure_jax.__main__ import main
+
+main(["train", *sys.argv[1:]])

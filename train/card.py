@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pure_jax.train.loop import checkpoint_manager
+from pure_jax.train.recipes import Recipe
 from pure_jax.transformer import count_parameters
-from train.loop import checkpoint_manager
-from train.recipes import Recipe
 
 
 def model_card(out: Path, recipe: Recipe, calls: list[dict[str, Any]], tables: Mapping[str, str], photos: Path) -> str:

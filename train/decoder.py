@@ -8,7 +8,7 @@ language model does not change.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +19,17 @@ import numpy as np
 import optax
 from jax import Array
 
-from infer.perceptual import perceptual_distance
 from pure_jax.config import VQGANConfig
 from pure_jax.errors import PureError
 from pure_jax.files import replacing
+from pure_jax.infer.metrics.perceptual import perceptual_distance
+from pure_jax.train.config import DecoderTrainConfig
+from pure_jax.train.discriminator import PatchDiscriminator
+from pure_jax.train.optimiser import adamw
 from pure_jax.vqgan import VQGAN, from_pixels
-from train.discriminator import PatchDiscriminator
-from train.optimiser import OptimiserConfig, adamw
 
 PARTS = ("decoder", "post_quant_conv")
 """The parameters that are trained."""
-
-
-@dataclass(frozen=True)
-class DecoderTrainConfig:
-    """One run. Each step reads `batch` fresh crops through the encoder and `batch` tiles that were restored."""
-
-    batch: int = 4
-    steps: int = 2000
-    seed: int = 0
-    l1_weight: float = 1.0
-    l2_weight: float = 10.0
-    perceptual_weight: float = 0.1
-    adversarial_weight: float = 0.5
-    """Of the adversarial gradient at the pixels, after it was made as long as that of the other terms."""
-    adversarial_start: int = 200
-    discriminator_width: int = 32
-    discriminator_layers: int = 3
-    ema_decay: float = 0.998
-    optimiser: OptimiserConfig = field(
-        default_factory=lambda: OptimiserConfig(4e-4, 1e-5, warmup_steps=50, weight_decay=0.0, clip_norm=1.0)
-    )
 
 
 @flax.struct.dataclass

@@ -23,31 +23,31 @@ from rich.console import Console
 from tokenizers import Tokenizer
 
 import pure_jax
-from infer.evaluate import Evaluation, evaluate, format_table
-from infer.generate import generate
-from infer.niqe import load_niqe_params
-from infer.perceptual import load_params
-from infer.picture import from_image
-from infer.restore import Restorer
-from pure_jax.checkpoint import load, save
+from pure_jax.checkpoint import save
 from pure_jax.config import SamplingConfig, to_dict
 from pure_jax.errors import PureError
 from pure_jax.files import replacing
+from pure_jax.infer.decoding.generate import generate
+from pure_jax.infer.evaluate import Evaluation, evaluate, format_table
+from pure_jax.infer.metrics.niqe import load_niqe_params
+from pure_jax.infer.metrics.perceptual import load_params
+from pure_jax.infer.pictures.picture import from_image
+from pure_jax.infer.restore import Restorer
 from pure_jax.model import Model
 from pure_jax.sequence import LEVELS, split_reading
+from pure_jax.train.card import model_card, photo_credits
+from pure_jax.train.data.degrade import degrade_folder
+from pure_jax.train.data.descriptions import ASPECTS, all_descriptions, aspects, describe
+from pure_jax.train.data.labels import Thresholds, levels
+from pure_jax.train.data.photos import Photo, load_photos
+from pure_jax.train.data.records import SCALE, TILES_PER_SIDE, RecordRounds, Records, build_records, region_at
+from pure_jax.train.decoder import RestoredTiles, load_tiles, save_tiles
+from pure_jax.train.language_model import tercile_thresholds
+from pure_jax.train.loop import newest_tree
+from pure_jax.train.recipes import Recipe
+from pure_jax.train.stages import train_decoder, train_language_model, train_vqgan, trained_vqgan
+from pure_jax.train.tokenizer import train_tokenizer
 from pure_jax.vocabulary import load_vocabulary
-from train.card import model_card, photo_credits
-from train.decoder import RestoredTiles, load_tiles, save_tiles
-from train.degrade import degrade_folder
-from train.descriptions import ASPECTS, all_descriptions, aspects, describe
-from train.labels import Thresholds, levels
-from train.language_model import tercile_thresholds
-from train.loop import newest_tree
-from train.photos import Photo, load_photos
-from train.recipes import Recipe
-from train.records import SCALE, TILES_PER_SIDE, RecordRounds, Records, build_records, region_at
-from train.stages import train_decoder, train_language_model, train_vqgan, trained_vqgan
-from train.tokenizer import train_tokenizer
 
 console = Console(stderr=True)
 
@@ -293,7 +293,7 @@ class DemoRun:
             ("val", "val", val),
             ("train", "train", train[:: max(1, len(train) // 16)][:16]),
         ):
-            recorder = Recorder(Restorer(load(draft)))
+            recorder = Recorder(Restorer(pure_jax.load(draft)))
             pairs = self.pairs(f"pairs-{title}", split, names, recipe.evaluation_crop)
             table = format_table(self.measure(pairs, recorder))
             words = [f"| {name} | {share:.1%} |" for name, share in self.accuracy(pairs, recorder).items()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import flax
@@ -15,28 +14,15 @@ from jax import Array
 from pure_jax.config import ModelConfig
 from pure_jax.errors import PureError
 from pure_jax.sequence import IGNORE, degradation_sentence, training_example
+from pure_jax.train.config import LanguageModelTrainConfig
+from pure_jax.train.data.labels import Thresholds, levels
+from pure_jax.train.data.records import RecordRounds, Records
+from pure_jax.train.optimiser import adamw
 from pure_jax.transformer import Transformer
 from pure_jax.vocabulary import Vocabulary
-from train.labels import Thresholds, levels
-from train.optimiser import OptimiserConfig, adamw
-from train.records import RecordRounds, Records
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-
-@dataclass(frozen=True)
-class LanguageModelTrainConfig:
-    """One run; the optimiser's defaults are PURE's, made for 7B parameters and batches of 128."""
-
-    batch: int = 8
-    steps: int = 1484
-    seed: int = 0
-    drift: float = 0.0
-    """Moves the HQ codes that the model reads, not those it must predict: see `drifted`."""
-    ema_decay: float = 0.0
-    """Of the averaged weights that are exported; 0 exports the last ones."""
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
 
 @flax.struct.dataclass

@@ -2,29 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import jax.numpy as jnp
 import optax
 
-
-@dataclass(frozen=True)
-class OptimiserConfig:
-    """AdamW with warm-up, cosine decay and clipping; the defaults other than `warmup_steps` are PURE's.
-
-    decay_steps: length of the decay at the end of the run, after a constant rate; None decays from the warm-up on, as
-    PURE does. With it, a run that is made longer or shorter differs in its last part only.
-    """
-
-    learning_rate: float = 4e-4
-    min_learning_rate: float = 0.0
-    warmup_steps: int = 371
-    decay_steps: int | None = None
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip_norm: float = 4.0
+from pure_jax.train.config import OptimiserConfig
 
 
 def learning_rate(config: OptimiserConfig, total_steps: int) -> optax.Schedule:

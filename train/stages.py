@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from infer.perceptual import load_params
 from pure_jax.config import ModelConfig
+from pure_jax.infer.metrics.perceptual import load_params
 from pure_jax.sequence import prompt_ids
+from pure_jax.train import decoder, language_model, vqgan
+from pure_jax.train.data.labels import Thresholds
+from pure_jax.train.data.photos import Photo, random_crop
+from pure_jax.train.data.records import RecordRounds, Records
+from pure_jax.train.loop import newest_tree, train
 from pure_jax.vocabulary import load_vocabulary
 from pure_jax.vqgan import l2_normalize
-from train import decoder, language_model, vqgan
-from train.labels import Thresholds
-from train.loop import newest_tree, train
-from train.photos import Photo, random_crop
-from train.records import RecordRounds, Records
 
 CODEBOOK_SAMPLE = 256
 """Crops whose latents fill the codebook."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,48 +17,14 @@ from jax import Array
 from PIL import Image
 from scipy.cluster.vq import kmeans2
 
-from infer.perceptual import perceptual_distance
 from pure_jax.config import VQGANConfig
+from pure_jax.infer.metrics.perceptual import perceptual_distance
+from pure_jax.train.config import VQGANTrainConfig
+from pure_jax.train.data.degradation import REAL_ESRGAN, degrade
+from pure_jax.train.data.photos import Photo, random_crop
+from pure_jax.train.discriminator import PatchDiscriminator
+from pure_jax.train.optimiser import adamw
 from pure_jax.vqgan import VQGAN, from_pixels, l2_normalize
-from train.degradation import REAL_ESRGAN, degrade
-from train.discriminator import PatchDiscriminator
-from train.optimiser import OptimiserConfig, adamw
-from train.photos import Photo, random_crop
-
-
-@dataclass(frozen=True)
-class VQGANTrainConfig:
-    """Losses and sizes of one run; the weights are LlamaGen's unless said otherwise in the model card."""
-
-    batch: int = 16
-    crop: int = 64
-    steps: int = 2000
-    seed: int = 0
-    l1_weight: float = 0.0
-    l2_weight: float = 1.0
-    chroma_weight: float = 0.0
-    """Mean absolute error of the colour differences R - G and B - G. Colour is a small part of a photo's energy, and a
-    short run would otherwise leave one of its two axes out."""
-    perceptual_weight: float = 1.0
-    codebook_weight: float = 1.0
-    commitment_weight: float = 0.25
-    autoencoder_steps: int = 0
-    """First steps without quantiser: a noisy autoencoder, after which k-means of its latents fills the codebook.
-    LlamaGen has none; with hundreds instead of 400,000 steps it decides the result."""
-    autoencoder_noise: float = 0.15
-    """Standard deviation per channel of the noise on the unit latents meanwhile, about the later quantisation error."""
-    entropy_weight: float = 0.0
-    """Ratio of (per-position entropy - entropy of the batch mean) of the soft assignment; > 0 spreads the usage."""
-    adversarial_weight: float = 0.5
-    adversarial_start: int = 20_000
-    discriminator_width: int = 64
-    discriminator_layers: int = 3
-    degraded_share: float = 0.0
-    """Share of crops that are shown degraded (and must be reproduced as such): the tokenizer reads LQ pictures too."""
-    ema_decay: float = 0.9999
-    optimiser: OptimiserConfig = field(
-        default_factory=lambda: OptimiserConfig(1e-4, 1e-4, warmup_steps=0, weight_decay=0.0, clip_norm=1.0)
-    )
 
 
 @flax.struct.dataclass

@@ -12,8 +12,8 @@ import pytest
 import torch
 from flax import traverse_util
 
-from convert.chameleon import config_from_torch, config_to_torch, norm_ranks, transformer_from_torch
 from pure_jax.checkpoint import stack
+from pure_jax.convert.chameleon import config_from_torch, config_to_torch, norm_ranks, transformer_from_torch
 from pure_jax.errors import PureError
 from pure_jax.tensors import LazyTensor, in_memory
 from pure_jax.transformer import Transformer

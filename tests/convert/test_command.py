@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, ChameleonForConditionalGeneration
 
 import pure_jax
-from convert import command as convert_command
-from pure_jax.cli import Convert
+from pure_jax.convert import conversion
+from pure_jax.convert.command import Convert
 from pure_jax.errors import PureError
 from tests.models import tiny_model
 from tests.upstream import (
@@ -107,8 +107,8 @@ def test_transformers_loads_what_goes_back_and_computes_the_same(tmp_path: Path,
 
 
 def test_several_shards_are_written_with_an_index_that_transformers_reads(tmp_path: Path, native: Path) -> None:
-    from convert.export import write_upstream
     from pure_jax.checkpoint import open_checkpoint
+    from pure_jax.convert.export import write_upstream
 
     (tmp_path / "back").mkdir()
     write_upstream(tmp_path / "back", open_checkpoint(native), shard_bytes=80_000)
@@ -278,7 +278,7 @@ def test_sha256sum_checks_every_file(tmp_path: Path, native: Path, options: dict
 @pytest.mark.parametrize("to", ["flax", "torch"])
 def test_verify_finds_one_wrong_bit(tmp_path: Path, source: Path, monkeypatch: Any, to: Any) -> None:
     wrong = {"flax": "transformer.safetensors", "torch": "model.safetensors"}[to]
-    write = convert_command._write
+    write = conversion._write
 
     def damaging(directory: Path, *args: Any) -> None:
         write(directory, *args)
@@ -286,7 +286,7 @@ def test_verify_finds_one_wrong_bit(tmp_path: Path, source: Path, monkeypatch: A
         content[-1] ^= 1
         (directory / wrong).write_bytes(content)
 
-    monkeypatch.setattr(convert_command, "_write", damaging)
+    monkeypatch.setattr(conversion, "_write", damaging)
     with pytest.raises(PureError, match=r"^transformer\..* is not what was to be written"):
         convert(source, tmp_path / "new", to=to, verify=True)
     assert list(tmp_path.iterdir()) == []
@@ -349,7 +349,7 @@ def test_both_directories_load_as_the_same_model(source: Path, native: Path) -> 
 
 
 def test_a_photo_is_restored_with_a_converted_model(tmp_path: Path, source: Path) -> None:
-    from pure_jax.cli import Restore
+    from pure_jax.infer.command import Restore
 
     model = convert(source, tmp_path / "model")
     values = json.loads((model / "config.json").read_text())

@@ -21,11 +21,11 @@ from tokenizers import Tokenizer
 from transformers import ChameleonForConditionalGeneration
 
 import pure_jax
-from convert import jax_runner, torch_runner
-from convert.compare import Report, Side, code_margins, compare, compare_logits
-from convert.upstream import open_upstream
 from pure_jax.checkpoint import open_checkpoint
-from pure_jax.cli import Compare, Convert
+from pure_jax.convert import jax_runner, torch_runner
+from pure_jax.convert.command import Compare, Convert
+from pure_jax.convert.compare import Report, Side, code_margins, compare, compare_logits
+from pure_jax.convert.upstream import open_upstream
 from pure_jax.errors import PureError
 from pure_jax.sequence import prompt_ids
 from pure_jax.tensors import LazyTensor, in_memory

@@ -20,8 +20,8 @@ from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
 import pure_jax
-from convert.hub import download, is_hub_id, origin_of
-from pure_jax.cli import Convert
+from pure_jax.convert.command import Convert
+from pure_jax.convert.hub import download, is_hub_id, origin_of
 from pure_jax.errors import PureError
 from tests import upstream
 

@@ -10,8 +10,8 @@ import torch
 from flax import traverse_util
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from convert.llamagen import config_from_tensors, vqgan_from_torch
 from pure_jax.config import VQGANConfig
+from pure_jax.convert.llamagen import config_from_tensors, vqgan_from_torch
 from pure_jax.errors import PureError
 from pure_jax.tensors import LazyTensor, in_memory
 from pure_jax.vqgan import VQGAN, to_pixels

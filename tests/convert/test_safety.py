@@ -26,9 +26,10 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 import pure_jax
-from convert.upstream import open_upstream
-from pure_jax.cli import Convert, main
+from pure_jax.__main__ import main
 from pure_jax.config import VQGANConfig
+from pure_jax.convert.command import Convert
+from pure_jax.convert.upstream import open_upstream
 from pure_jax.errors import PureError
 from tests import upstream
 from tests.upstream import change_config, change_tensors, image_tensors, write_tokenizer
@@ -672,7 +673,7 @@ WAITING = """
 import signal
 import time
 import pure_jax.checkpoint as checkpoint
-from pure_jax.cli import main
+from pure_jax.__main__ import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
 write = checkpoint.write_safetensors
 checkpoint.write_safetensors = lambda *args, progress: write(*args, progress=lambda _: time.sleep(600))
@@ -681,7 +682,7 @@ main()
 """`pure`, which waits when it has written its first tensor."""
 
 
-def start(*arguments: Any, code: str = "from pure_jax.cli import main; main()") -> subprocess.Popen[str]:
+def start(*arguments: Any, code: str = "from pure_jax.__main__ import main; main()") -> subprocess.Popen[str]:
     root = str(Path(__file__).resolve().parents[2])
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],

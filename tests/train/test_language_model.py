@@ -12,11 +12,10 @@ import torch
 
 from pure_jax.errors import PureError
 from pure_jax.sequence import IGNORE, image_block, parse_answer, prompt_ids
-from pure_jax.transformer import Transformer
-from tests.models import tiny_config, tiny_tokenizer
-from train.labels import levels
-from train.language_model import (
-    LanguageModelTrainConfig,
+from pure_jax.train.config import LanguageModelTrainConfig, OptimiserConfig
+from pure_jax.train.data.labels import levels
+from pure_jax.train.data.records import Records
+from pure_jax.train.language_model import (
     answer_text,
     batch_at,
     drifted,
@@ -24,9 +23,9 @@ from train.language_model import (
     make_step,
     tercile_thresholds,
 )
-from train.loop import train
-from train.optimiser import OptimiserConfig
-from train.records import Records
+from pure_jax.train.loop import train
+from pure_jax.transformer import Transformer
+from tests.models import tiny_config, tiny_tokenizer
 
 CODES = 64
 CONFIG = tiny_config(tile_size=16, num_layers=1)

@@ -13,7 +13,7 @@ import pytest
 from jax import Array
 
 from pure_jax.errors import PureError
-from train.loop import batches, checkpoint_manager, newest_tree, train
+from pure_jax.train.loop import batches, checkpoint_manager, newest_tree, train
 
 
 @flax.struct.dataclass

@@ -9,7 +9,8 @@ import optax
 import pytest
 import torch
 
-from train.optimiser import OptimiserConfig, adamw, learning_rate
+from pure_jax.train.config import OptimiserConfig
+from pure_jax.train.optimiser import adamw, learning_rate
 
 STEPS = 1484  # two epochs of 742; half an epoch of warm-up is 371
 

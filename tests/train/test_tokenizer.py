@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 
 from pure_jax.errors import PureError
 from pure_jax.sequence import INSTRUCTION, LEVELS, degradation_sentence
+from pure_jax.train.tokenizer import control_names, train_tokenizer
 from pure_jax.vocabulary import load_vocabulary
-from train.tokenizer import control_names, train_tokenizer
 
 CAPTIONS = ["A red bowl with a cut fig.", "A bridge over a river. Écluse, Дунаю."] * 3
 TOKENIZER = train_tokenizer(CAPTIONS, codebook_size=512, text_vocab=370)
@@ -81,7 +81,7 @@ def test_training_text_cannot_build_a_control_name():
 
 def test_training_is_deterministic_across_processes():
     program = (
-        "from train.tokenizer import train_tokenizer\n"
+        "from pure_jax.train.tokenizer import train_tokenizer\n"
         f"print(train_tokenizer({CAPTIONS!r}, codebook_size=512, text_vocab=370).to_str())"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, encoding="utf-8")

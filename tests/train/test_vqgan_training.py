@@ -13,12 +13,10 @@ import scipy.special
 from PIL import Image
 
 from pure_jax.config import VQGANConfig
-from pure_jax.vqgan import VQGAN, from_pixels
-from train.discriminator import PatchDiscriminator
-from train.optimiser import OptimiserConfig
-from train.photos import Photo
-from train.vqgan import (
-    VQGANTrainConfig,
+from pure_jax.train.config import OptimiserConfig, VQGANTrainConfig
+from pure_jax.train.data.photos import Photo
+from pure_jax.train.discriminator import PatchDiscriminator
+from pure_jax.train.vqgan import (
     assignment_entropy,
     codebook_usage,
     crops_at,
@@ -27,6 +25,7 @@ from train.vqgan import (
     make_step,
     write_samples,
 )
+from pure_jax.vqgan import VQGAN, from_pixels
 
 MODEL = VQGANConfig(
     channels=8, channel_multipliers=(1,), num_res_blocks=1, latent_channels=8, codebook_size=32, num_groups=2

@@ -6,10 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from pure_jax.config import ModelConfig, demo, tiny
-from train.decoder import DecoderTrainConfig
-from train.language_model import LanguageModelTrainConfig
-from train.optimiser import OptimiserConfig
-from train.vqgan import VQGANTrainConfig
+from pure_jax.train.config import DecoderTrainConfig, LanguageModelTrainConfig, OptimiserConfig, VQGANTrainConfig
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,171 @@
+"""Conversion: open everything first, write beside, check, and only then put the result in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from pure_jax.checkpoint import (
+    NETWORKS,
+    Checkpoint,
+    Format,
+    Tensors,
+    open_checkpoint,
+    stack,
+    unstack,
+    write_checkpoint,
+)
+from pure_jax.convert.export import write_upstream
+from pure_jax.convert.opening import find, is_upstream
+from pure_jax.convert.upstream import Upstream, open_upstream
+from pure_jax.errors import PureError
+from pure_jax.files import new_directory
+from pure_jax.tensors import cast, total_bytes
+
+SPARE_BYTES = 64 << 20
+"""Room on the disk for everything beside the tensors."""
+
+
+def convert(
+    source: str,
+    destination: Path,
+    *,
+    vqgan: Path | None = None,
+    vqgan_weights: Literal["model", "ema"] | None = None,
+    tokenizer: Path | None = None,
+    to: Literal["flax", "torch"] = "flax",
+    dtype: str = "auto",
+    format: Format = "safetensors",
+    norm_rows: Literal["heads", "ranks"] = "heads",
+    verify: bool = False,
+    revision: str | None = None,
+) -> None:
+    """Convert `source` into the new directory `destination`; the arguments are those of `pure convert`.
+
+    Raises:
+        PureError: whatever is wrong, before anything is written where that can be known; there is no destination then.
+    """
+    if destination.exists():
+        raise PureError(f"{destination} exists already; name a new directory or remove it first")
+    for value, given, where in (
+        (format, format != "safetensors" and to == "torch", "--to flax"),
+        (norm_rows, norm_rows != "heads" and to == "flax", "--to torch"),
+    ):
+        if given:
+            raise PureError(f"{value!r} has a meaning with {where} only; leave it out")
+    parts: dict[str, Any] = {"vqgan": vqgan, "vqgan_weights": vqgan_weights, "tokenizer": tokenizer}
+    model, remarks = _open(find(source, revision), dtype, parts)
+    size = sum(total_bytes(model.tensors[name]) for name in NETWORKS)
+    _require_space(destination, size)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    progress = Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    )
+    with progress as bar, new_directory(destination) as partial:
+        task = bar.add_task("writing", total=size)
+        _write(partial, model, to, format, norm_rows == "heads", lambda count: bar.advance(task, count))
+        if verify:
+            checking = bar.add_task("verifying", total=size)
+            count = compare_bits(partial, model, lambda count: bar.advance(checking, count))
+            remarks.append(f"verified: {count} parameters were read again from source and result, and are equal")
+    for remark in remarks:
+        print(f"note: {remark}")
+    print(f"{destination}: {size / 1e9:.2f} GB of parameters")
+
+
+def _open(path: Path, dtype: str, parts: dict[str, Any]) -> Upstream:
+    """The source, in either layout, with the dtype asked for. parts: arguments of `open_upstream`."""
+    if is_upstream(path):
+        model, remarks = open_upstream(path, **parts)
+        # Stacked, which is the layout that training and TPUs want; loading can unroll.
+        transformer = dataclasses.replace(model.config.transformer, scan_layers=True)
+        config = dataclasses.replace(model.config, transformer=transformer)
+        language = stack(_cast(model.tensors["transformer"], dtype))
+        if dtype == "auto" and len({tensor.dtype for tensor in model.tensors["transformer"].values()}) > 1:
+            remarks.append("layers of different dtypes are stacked as float32, which holds both")
+    else:
+        model, remarks = open_checkpoint(path), []
+        config, language = model.config, _cast(model.tensors["transformer"], dtype)
+        for name, value in parts.items():
+            if value is not None:
+                raise PureError(f"{path} is a whole model directory of this library; leave {name} out")
+    tensors = model.tensors | {"transformer": language}
+    return Upstream(dataclasses.replace(model, config=config, tensors=tensors), remarks)
+
+
+def _cast(tensors: Tensors, dtype: str) -> Tensors:
+    return tensors if dtype == "auto" else {path: cast(tensor, dtype, path) for path, tensor in tensors.items()}
+
+
+def _write(
+    directory: Path, model: Checkpoint, to: str, format: Format, rows_per_head: bool, progress: Callable[[int], None]
+) -> None:
+    if to == "torch":
+        write_upstream(directory, model, rows_per_head=rows_per_head, progress=progress)
+        return
+    write_checkpoint(
+        directory,
+        model.config,
+        model.tensors,
+        model.tokenizer_json,
+        model.card or _card(model),
+        format,
+        model.upstream,
+        progress,
+    )
+
+
+def compare_bits(directory: Path, model: Checkpoint, progress: Callable[[int], None]) -> int:
+    """Read the written model and its source once more and compare them bit by bit; the number of parameters compared.
+
+    Both are compared as this library's parameters, so what was written for PyTorch goes through the tables again.
+
+    Raises:
+        PureError: they differ.
+    """
+    written = open_upstream(directory).checkpoint if is_upstream(directory) else open_checkpoint(directory)
+    count = 0
+    for name in NETWORKS:
+        ours, theirs = unstack(model.tensors[name]), unstack(written.tensors[name])
+        for path, tensor in ours.items():
+            for index in tensor.indices():
+                a, b = tensor.read(index), theirs[path].read(index)
+                if a.dtype != b.dtype or not np.array_equal(_bits(a), _bits(b)):
+                    raise PureError(f"{name}.{path} is not what was to be written; the disk or the source is at fault")
+                progress(a.nbytes)
+        count += len(ours)
+    return count
+
+
+def _bits(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+
+
+def _require_space(destination: Path, size: int) -> None:
+    place = next(parent for parent in destination.resolve().parents if parent.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < size + SPARE_BYTES:
+        raise PureError(
+            f"{destination} needs {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there; "
+            "make room or choose another place"
+        )
+
+
+def _card(model: Checkpoint) -> str:
+    origin = model.upstream or {}
+    commit = f" at commit {origin['commit']}" if origin.get("commit") else ""
+    return (
+        f"# {origin.get('model', 'Converted model')}, for pure-jax\n\n"
+        f"Converted by `pure convert` from the PyTorch files of {origin.get('model', 'another directory')}{commit} and "
+        f"{origin.get('vqgan', 'its image tokenizer')}. The weights are those files' own: their licence and their "
+        "model card apply. `upstream.json` holds the original configuration.\n\n"
+        "Check this copy with `sha256sum --check SHA256SUMS`; turn it back with `pure convert THIS DST --to torch`.\n"
+    )

@@ -1,0 +1,135 @@
+"""From LQ codes to answers: prompts, batches and progress around the compiled decode loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from pure_jax.config import SamplingConfig
+from pure_jax.errors import PureError
+from pure_jax.infer.decoding.prefill import open_images
+from pure_jax.infer.decoding.rows import ROWS
+from pure_jax.infer.decoding.sequential import SEQUENTIAL
+from pure_jax.model import Model
+from pure_jax.sequence import INSTRUCTION, answer_text_ids, prompt_ids
+
+Progress = Callable[[int, int], None]
+"""Called with (codes written, codes in all) after each row of codes of each batch."""
+
+
+MAX_BATCH = 64
+CACHE_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One picture's answer.
+
+    codes: int32 [h, w]; entropy: float32 [h, w] in nats, of each code's distribution before top-k and temperature;
+    text: what the model wrote before the picture; opened: it opened the picture itself (else it was opened by force).
+    """
+
+    codes: np.ndarray
+    entropy: np.ndarray
+    text: str
+    opened: bool
+
+
+def generate(
+    model: Model,
+    lq_codes: np.ndarray,
+    *,
+    seed: int = 0,
+    sampling: SamplingConfig | None = None,
+    text_prefix: str = "",
+    faithful: bool = False,
+    batch: int | None = None,
+    instruction: str = INSTRUCTION,
+    progress: Progress = lambda done, total: None,
+) -> list[Answer]:
+    """Answer each LQ picture with a HQ one.
+
+    The noise of a code depends on the seed, its picture's place in `lq_codes` and its position only, so `batch` does
+    not change the result, up to ties of floating point.
+
+    Args:
+        lq_codes: int32 [n, h, w], sides multiples of the vocabulary's codes per grid.
+        seed: 0 ... 2**32 - 1.
+        sampling: None takes the model's defaults.
+        text_prefix: text every answer must begin with; the model continues it.
+        faithful: as the original: text unmasked, the picture's size drawn by the model, one token a step.
+        batch: pictures decoded together; 1 or more. None takes as many as keep the caches within 1 GiB, at most 64.
+
+    Raises:
+        PureError: seed or batch out of range; a prefix longer than max_text_tokens or with control tokens.
+    """
+    sampling = sampling or model.config.sampling
+    check_seed(seed)
+    if batch is not None and batch < 1:
+        raise PureError(f"the batch is {batch}; decode 1 or more pictures at a time")
+    prefix = answer_text_ids(model.tokenizer, model.vocabulary, text_prefix)
+    if len(prefix) > sampling.max_text_tokens:
+        raise PureError(
+            f"the forced text has {len(prefix)} tokens, more than max_text_tokens ({sampling.max_text_tokens})"
+        )
+    count, height, width = lq_codes.shape
+    prompts = np.stack([prompt_ids(model.tokenizer, model.vocabulary, codes, instruction) for codes in lq_codes])
+    decoding = SEQUENTIAL if faithful else ROWS
+    slots = decoding.image_slots(height, width)
+    batches = -(-count // (batch or _fitting_batch(model, sampling, prompts.shape[1], slots)))
+    batch = -(-count // batches)
+    static = (model.transformer, model.vocabulary, sampling)
+    params = model.params["transformer"]
+    answers: list[Answer] = []
+    for start in range(0, count, batch):
+        # The last batch is filled up with the last picture, so that every batch runs the same compiled program.
+        images = np.minimum(np.arange(start, start + batch), count - 1)
+        state = open_images(
+            *static,
+            (height, width),
+            slots,
+            decoding.free,
+            params,
+            prompts[images],
+            prefix,
+            images.astype(np.int32),
+            np.uint32(seed),
+        )
+        text, opened = np.asarray(state.text), np.asarray(state.opened)
+        own = min(batch, count - start)
+
+        def on_row(rows: int, before: int = start * height, own: int = own) -> None:
+            progress((before + rows * own) * width, count * height * width)
+
+        codes, entropies = decoding.write(*static, slots, params, state, on_row)
+        for i in range(own):
+            answers.append(Answer(codes[i], entropies[i], _to_text(model, text[i]), bool(opened[i])))
+    return answers
+
+
+def check_seed(seed: int) -> None:
+    """Raises PureError unless seed lies in 0 ... 2**32 - 1."""
+    if not 0 <= seed < 2**32:
+        raise PureError(f"the seed is {seed}, but it must lie in 0 ... {2**32 - 1}")
+
+
+def _fitting_batch(model: Model, sampling: SamplingConfig, prompt_length: int, image_slots: int) -> int:
+    """How many pictures' caches fit into CACHE_BYTES, from 1 to MAX_BATCH."""
+    cfg = model.config.transformer
+    tokens = prompt_length + sampling.max_text_tokens + image_slots
+    tokens += image_slots if sampling.guidance_scale != 1.0 else 0
+    row = 2 * tokens * cfg.num_layers * cfg.num_kv_heads * cfg.head_dim * jnp.dtype(model.dtype).itemsize
+    return max(1, min(MAX_BATCH, CACHE_BYTES // row))
+
+
+def _to_text(model: Model, ids: np.ndarray) -> str:
+    return model.tokenizer.decode(ids[model.vocabulary.is_text[ids]].tolist(), skip_special_tokens=False).strip()
+
+
+def override(sampling: SamplingConfig, **values: float | int | None) -> SamplingConfig:
+    """`sampling` with every value that is not None replaced; PureError if one is out of range."""
+    return dataclasses.replace(sampling, **{k: v for k, v in values.items() if v is not None})  # type: ignore[arg-type]

@@ -1,0 +1,95 @@
+"""Prefill and text phase, compiled for the device: the same for every way of decoding."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from pure_jax.config import SamplingConfig
+from pure_jax.infer.decoding.contract import DecodeState, Params, feed, logits_of
+from pure_jax.transformer import KVCache, Transformer, init_cache
+from pure_jax.vocabulary import Vocabulary
+
+
+@partial(jax.jit, static_argnames=("net", "vocabulary", "sampling", "grid", "image_slots", "faithful"))
+def open_images(
+    net: Transformer,
+    vocabulary: Vocabulary,
+    sampling: SamplingConfig,
+    grid: tuple[int, int],
+    image_slots: int,
+    faithful: bool,
+    params: Params,
+    prompts: Array,
+    text_prefix: Array,
+    images: Array,
+    seed: Array,
+) -> DecodeState:
+    """Prefill, text phase (greedy) and the picture's start token.
+
+    Args:
+        grid: latent height and width of the pictures to be written.
+        image_slots: tokens to reserve for the picture: 3 + h (w + 1), or more where the size is drawn.
+        faithful: leave the text unmasked, as the original does; else only text, pad, separator and image start exist.
+        prompts: int32 [batch, prompt_length]; text_prefix: int32 [prefix] that every answer begins with.
+        images: int32 [batch]; seed: uint32 [].
+    """
+    batch, prompt_length = prompts.shape
+    prefix = text_prefix.shape[0]
+    budget = max(sampling.max_text_tokens - prefix, 0)
+    cache = init_cache(net.config, batch, prompt_length + prefix + budget + image_slots, net.dtype)
+    opening = jnp.concatenate([prompts, jnp.broadcast_to(text_prefix, (batch, prefix))], axis=1)
+    hidden, (cache,) = feed(net, params, opening, jnp.zeros(batch, jnp.int32), (cache,), None)
+
+    head = params["lm_head"]["kernel"]
+    allowed = vocabulary.is_text.copy()
+    allowed[[vocabulary.image_start, vocabulary.separator, vocabulary.pad]] = True
+    bias = np.zeros(vocabulary.size, np.float32) if faithful else np.where(allowed, 0.0, -np.inf).astype(np.float32)
+
+    def greedy(hidden: Array) -> Array:
+        return jnp.argmax(logits_of(hidden, head)[:, : vocabulary.size] + bias, axis=-1).astype(jnp.int32)
+
+    def unfinished(carry: tuple) -> Array:
+        step, _, _, _, done, _, _ = carry
+        return (step < budget) & ~done.all()
+
+    def write(carry: tuple) -> tuple:
+        step, hidden, cache, position, done, opened, text = carry
+        token = greedy(hidden)
+        opened |= ~done & (token == vocabulary.image_start)
+        done |= (token == vocabulary.image_start) | (token == vocabulary.separator)
+        text = text.at[:, prefix + step].set(jnp.where(done, vocabulary.pad, token))
+        new_hidden, (cache,) = feed(net, params, token[:, None], position, (cache,), ~done[:, None])
+        hidden = jnp.where(done[:, None], hidden, new_hidden)
+        return step + 1, hidden, cache, position + ~done, done, opened, text
+
+    position = jnp.full(batch, prompt_length + prefix, jnp.int32)
+    text = jnp.full((batch, prefix + budget), vocabulary.pad, jnp.int32).at[:, :prefix].set(text_prefix)
+    no = jnp.zeros(batch, bool)
+    carry = (jnp.zeros((), jnp.int32), hidden, cache, position, no, no, text)
+    _, hidden, cache, position, done, opened, text = lax.while_loop(unfinished, write, carry)
+    opened |= ~done & (greedy(hidden) == vocabulary.image_start)
+
+    caches: tuple[KVCache, ...] = (cache,)
+    if sampling.guidance_scale != 1.0:
+        caches += (init_cache(net.config, batch, image_slots, net.dtype),)
+    start = jnp.full((batch, 1), vocabulary.image_start, jnp.int32)
+    hidden, caches = feed(net, params, start, position, caches, None)
+    size = vocabulary.grid_ids[[side // vocabulary.codes_per_grid for side in grid]]
+    return DecodeState(
+        caches=caches,
+        position=position + 1,
+        seed=seed,
+        images=images,
+        text=text,
+        opened=opened,
+        pending=jnp.broadcast_to(jnp.asarray(size, jnp.int32), (batch, 2)),
+        hidden=hidden,
+        row=jnp.zeros((), jnp.int32),
+        codes=jnp.zeros((batch, *grid), jnp.int32),
+        entropy=jnp.zeros((batch, *grid), jnp.float32),
+    )

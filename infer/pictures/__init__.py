@@ -1,0 +1,1 @@
+"""Pictures: files, tiles, blending, colours and heat maps; numpy and Pillow only."""

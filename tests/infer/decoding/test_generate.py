@@ -1,0 +1,142 @@
+"""`generate` gives the same answers however pictures are batched, says how far it is, and refuses bad values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pure_jax.config import SamplingConfig, pure_7b, tiny
+from pure_jax.errors import PureError
+from pure_jax.infer.decoding.generate import Answer, _fitting_batch, generate, override
+from pure_jax.model import Model
+from tests.models import tiny_model
+
+PICTURES, HEIGHT, WIDTH = 5, 8, 8
+ENTROPY_ATOL = 1e-5  # nats, between batch sizes; measured 2.4e-6 on values near 2
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return tiny_model(num_layers=1)
+
+
+@pytest.fixture(scope="module")
+def codes() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 64, (PICTURES, HEIGHT, WIDTH))
+
+
+@pytest.fixture(scope="module")
+def together(model: Model, codes: np.ndarray) -> list[Answer]:
+    """All pictures in one batch."""
+    return generate(model, codes, seed=3, batch=PICTURES)
+
+
+def stacked(answers: list[Answer]) -> np.ndarray:
+    return np.stack([answer.codes for answer in answers])
+
+
+@pytest.mark.parametrize("batch", [1, 2])  # 2 of 5: the last batch is not full
+def test_the_batch_does_not_change_the_answers(model, codes, together, batch):
+    apart = generate(model, codes, seed=3, batch=batch)
+    np.testing.assert_array_equal(stacked(apart), stacked(together))
+    assert [answer.text for answer in apart] == [answer.text for answer in together]
+    assert [answer.opened for answer in apart] == [answer.opened for answer in together]
+    for one, other in zip(apart, together, strict=True):
+        np.testing.assert_allclose(one.entropy, other.entropy, atol=ENTROPY_ATOL)
+
+
+def test_answers_have_the_promised_shapes_and_ranges(together):
+    assert len(together) == PICTURES
+    for answer in together:
+        assert answer.codes.shape == answer.entropy.shape == (HEIGHT, WIDTH)
+        assert (answer.codes.dtype, answer.entropy.dtype) == (np.int32, np.float32)
+        assert 0 <= answer.codes.min() and answer.codes.max() < 64
+        # 1e-4: the entropy's +1e-10 inside the logarithm and float32 sums
+        assert 0 <= answer.entropy.min() and answer.entropy.max() < np.log(64) + 1e-4
+
+
+def test_the_seed_decides_the_codes_and_nothing_else_does(model, codes, together):
+    again = generate(model, codes, seed=3, batch=PICTURES)
+    other = generate(model, codes, seed=4, batch=PICTURES)
+    np.testing.assert_array_equal(stacked(again), stacked(together))
+    for one, two in zip(together, other, strict=True):
+        assert (one.codes != two.codes).any()
+        assert one.text == two.text  # the text is greedy
+
+
+def test_equal_pictures_get_noise_of_their_own(model, codes):
+    first, second, *_ = generate(model, np.repeat(codes[:1], PICTURES, axis=0), seed=3, batch=PICTURES)
+    assert first.text == second.text
+    assert (first.codes != second.codes).any()
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+def test_the_whole_range_of_seeds_works(model, codes, seed):
+    assert len(generate(model, codes[:1], seed=seed, batch=1)) == 1
+
+
+@pytest.mark.parametrize(("batch", "faithful"), [(1, False), (2, False), (PICTURES, False), (1, True)])
+def test_progress_rises_to_the_total(model, codes, batch, faithful):
+    seen: list[tuple[int, int]] = []
+    generate(model, codes, batch=batch, faithful=faithful, progress=lambda *at: seen.append(at))
+    done, totals = zip(*seen, strict=True)
+    assert set(totals) == {PICTURES * HEIGHT * WIDTH}
+    assert done[-1] == totals[-1]
+    assert 0 < done[0] and all(before < after for before, after in zip(done, done[1:], strict=False))
+    batches = -(-PICTURES // batch)
+    assert len(seen) == batches * (1 if faithful else HEIGHT)
+
+
+def test_a_forced_prefix_opens_every_text(model, codes):
+    for answer in generate(model, codes[:2], text_prefix="Hm.", batch=1):
+        assert answer.text.startswith("Hm. ")
+        assert len(answer.text) > len("Hm. ")  # and the model goes on
+
+
+def test_the_faithful_path_answers_too(model, codes):
+    answers = generate(model, codes, seed=3, faithful=True, batch=1)
+    assert len(answers) == PICTURES
+    for answer in answers:
+        assert answer.codes.shape == answer.entropy.shape
+        assert min(answer.codes.shape) > 0 and not any(side % 4 for side in answer.codes.shape)
+        assert 0 <= answer.codes.min() and answer.codes.max() < 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**32}, "seed is 4294967296"),
+        ({"batch": 0}, "batch is 0"),
+        ({"batch": -3}, "batch is -3"),
+        ({"text_prefix": "A very long prefix."}, r"more than max_text_tokens \(7\)"),
+        ({"text_prefix": "<|image|>"}, "remove it"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(model, codes, arguments: dict[str, Any], complaint):
+    with pytest.raises(PureError, match=complaint):
+        generate(model, codes, **arguments)
+
+
+def test_override_replaces_what_is_given_and_checks_it():
+    defaults = SamplingConfig()
+    assert override(defaults, temperature=None, k_max=None) == defaults
+    assert override(defaults, temperature=0.0, k_max=None) == SamplingConfig(temperature=0.0)
+    with pytest.raises(PureError, match="temperature is -1"):
+        override(defaults, temperature=-1.0)
+
+
+def test_the_default_batch_keeps_the_caches_of_a_7b_model_to_one_picture() -> None:
+    sampling = SamplingConfig()
+    small = SimpleNamespace(config=tiny(), dtype=np.float32)
+    large = SimpleNamespace(config=pure_7b(), dtype=np.float16)
+    assert _fitting_batch(small, sampling, 100, 100) == 64
+    assert _fitting_batch(large, sampling, 4188, 4163) == 1  # 6.8 GB a picture
+    config = replace(tiny(), transformer=replace(tiny().transformer, num_layers=64))
+    wide = SimpleNamespace(config=config, dtype=np.float32)
+    # 2 (keys, values) x 64 layers x 4 heads x 8 x 4 bytes = 16 KiB a token; 2 x 1,000 + 256 tokens with guidance
+    assert _fitting_batch(wide, sampling, 0, 1000) == 2**30 // (16384 * 2256)

@@ -1,0 +1,373 @@
+"""The `pure` command: what it writes and prints, and that a mistake ends in one sentence and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pure_jax
+import pure_jax.infer.decoding.rows
+import pure_jax.infer.restore
+from pure_jax.__main__ import main
+from tests.models import tiny_model
+
+SAMPLE = (16, 20)  # (width, height): at scale 1 one tile of the tiny model
+
+
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = tiny_model(num_layers=1, max_text_tokens=32)
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    pure_jax.save(directory, model.config, model.params, model.tokenizer.to_str(), "A random model for tests.\n")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def load_once() -> Callable[..., pure_jax.Model]:
+    """A model that is loaded again is compiled again; the calls in this process share one."""
+    return cache(pure_jax.load)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with photos in it."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(40, 210, (SAMPLE[1], SAMPLE[0], 4), dtype=np.uint8)
+    Image.fromarray(pixels[..., :3]).save("photo.png")
+    Image.fromarray(pixels).save("glass.png")
+    return tmp_path
+
+
+@pytest.fixture
+def pure(folder, model_directory, load_once, monkeypatch, capsys) -> Callable[..., Outcome]:
+    """Runs `pure restore ... --model the-tiny-model --scale 1` in this process, one tile at a time."""
+    monkeypatch.setattr(pure_jax, "load", load_once)
+    monkeypatch.setattr(pure_jax.infer.restore, "VQGAN_BATCH", 1)
+
+    def run(*arguments: object) -> Outcome:
+        defaults = {"--model": model_directory, "--scale": 1, "--batch": 1}
+        more = [part for pair in defaults.items() if pair[0] not in arguments for part in pair]
+        monkeypatch.setattr(sys, "argv", ["pure", "restore", *map(str, [*arguments, *more])])
+        try:
+            main()
+        except SystemExit as end:
+            return Outcome(int(end.code or 0), *capsys.readouterr())
+        return Outcome(0, *capsys.readouterr())
+
+    return run
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def assert_refused(outcome: Outcome, complaint: str) -> None:
+    assert outcome.status == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith("pure: error: ")
+    assert outcome.err.count("\n") == 1 and outcome.err.endswith("\n")
+    assert complaint in outcome.err
+
+
+# ---- what it does --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "format"), [("a.png", "PNG"), ("a.JPG", "JPEG"), ("a.jpeg", "JPEG"), ("a.webp", "WEBP")]
+)
+def test_the_suffix_chooses_the_format(pure, folder, name, format):
+    outcome = pure("photo.png", name, "--scale", 1.5)
+    assert (outcome.status, outcome.err) == (0, "")
+    with Image.open(name) as image:
+        assert (image.format, image.mode, image.size) == (format, "RGB", (24, 30))
+    assert sorted(os.listdir()) == sorted(["glass.png", "photo.png", name])
+
+
+def test_the_reading_is_printed(pure):
+    outcome = pure("photo.png", "out.png", "--text", "Large blur, small noise. A cat.")
+    remark, degradation, description, written = outcome.out.splitlines()
+    assert remark == "note: the model did not open a picture itself in 1 of 1 tiles; it was forced"
+    assert degradation == "degradation: large blur, small noise"
+    assert description.startswith("description: A cat.")
+    assert written == "out.png: 16x20"
+
+
+def test_the_output_lies_beside_the_input_by_default(pure, folder):
+    (folder / "album").mkdir()
+    shutil.copy("photo.png", "album/my.photo.jpg")  # the content counts, not the name
+    outcome = pure("album/my.photo.jpg")
+    assert outcome.status == 0
+    assert sorted(os.listdir("album")) == ["my.photo-restored.png", "my.photo.jpg"]
+    assert "degradation: not read" in outcome.out
+
+
+def test_the_entropy_map_is_a_png_of_the_results_size(pure):
+    assert pure("photo.png", "out.webp", "--entropy-map", "map.png", "--scale", 1.5).status == 0
+    with Image.open("map.png") as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "RGB", (24, 30))
+        assert len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 1  # the codes differ in their entropy
+
+
+def test_the_seed_decides_the_file(pure):
+    for name, seed in (("a.png", 5), ("b.png", 5), ("c.png", 6)):
+        assert pure("photo.png", name, "--seed", seed).status == 0
+    a, b, c = (Path(name).read_bytes() for name in ("a.png", "b.png", "c.png"))
+    assert a == b != c
+
+
+def test_transparency_and_orientation_reach_the_file(pure):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open("glass.png").save("turned.png", exif=exif)
+    assert pure("turned.png", "out.png").status == 0
+    with Image.open("out.png") as image:
+        assert (image.mode, image.size) == ("RGBA", SAMPLE[::-1])
+
+
+def test_an_existing_output_is_replaced_whole(pure):
+    Path("out.png").write_bytes(b"old")
+    assert pure("photo.png", "out.png").status == 0
+    Image.open("out.png").load()
+
+
+def test_a_text_that_names_control_tokens_stays_text(pure):
+    outcome = pure("photo.png", "out.png", "--text", "<eoss> IMGIMGAZ")
+    assert outcome.status == 0
+    # Spelled out in letters the name comes back; the token of that name would have been left out.
+    assert "description: <eoss> IMGIMGAZ" in outcome.out
+
+
+# ---- bad pictures --------------------------------------------------------------------------------------------------
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A one-bit PNG file that claims a size, with next to no pixels in it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+
+
+def truncated_jpeg() -> bytes:
+    Image.open("photo.png").resize((64, 64)).save("whole.jpg")
+    content = Path("whole.jpg").read_bytes()
+    Path("whole.jpg").unlink()
+    return content[: len(content) * 2 // 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("empty.png", lambda: b"", "'empty.png' is empty"),
+        ("letter.png", lambda: b"Dear photograph,\nhow are you?\n", "'letter.png' is not a readable picture"),
+        ("cut.jpg", truncated_jpeg, "'cut.jpg' is damaged or incomplete"),
+        ("huge.png", lambda: png_header(30_000, 30_000), "'huge.png' has more than 64 million pixels"),
+        ("small.png", lambda: png_header(15, 400), "15x400 pixels"),
+    ],
+)
+def test_unusable_pictures_are_refused(pure, folder, name, content, complaint):
+    Path(name).write_bytes(content())
+    before = contents(folder)
+    assert_refused(pure(name, "out.png"), complaint)
+    assert contents(folder) == before
+
+
+def test_a_missing_picture_and_a_directory_are_refused(pure, folder):
+    before = contents(folder)
+    assert_refused(pure("nowhere.png"), "'nowhere.png' does not exist")
+    assert_refused(pure("."), "'.' is a directory")
+    assert_refused(pure("/"), "'/' is a directory")
+    assert_refused(pure("photo.png/inside.png"), "cannot be read")
+    assert contents(folder) == before
+
+
+# ---- bad outputs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["photo.png", "nowhere/out.png"], "the directory of output 'nowhere/out.png' does not exist"),
+        (["photo.png", "folder.png"], "output 'folder.png' is a directory"),
+        (["photo.png", "out.gif"], "'out.gif' needs a name that ends in .png, .jpg, .jpeg or .webp"),
+        (["photo.png", "out"], "'out' needs a name"),
+        (["glass.png", "out.jpg"], "'out.jpg' cannot hold transparency"),
+        (["photo.png", "out.png", "--entropy-map", "map.jpg"], "'map.jpg' must be a .png file"),
+        (["photo.png", "out.png", "--entropy-map", "nowhere/map.png"], "'nowhere/map.png' does not exist"),
+        (["photo.png", "out.png", "--entropy-map", "./out.png"], "would replace the photo"),
+        (["photo.png", "out.png", "--entropy-map", "photo.png"], "would replace the photo"),
+    ],
+)
+def test_unusable_outputs_are_refused_before_the_work(pure, folder, monkeypatch, arguments, complaint):
+    monkeypatch.setattr(pure_jax, "load", lambda *_, **__: pytest.fail("the model was loaded first"))
+    (folder / "folder.png").mkdir()
+    before = contents(folder)
+    assert_refused(pure(*arguments), complaint)
+    assert contents(folder) == before
+
+
+def test_a_failure_to_write_leaves_the_old_file(pure, folder, monkeypatch):
+    Path("out.png").write_bytes(b"old")
+    before = contents(folder)
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", read_only)
+    assert_refused(pure("photo.png", "out.png"), "output 'out.png' cannot be written (Read-only file system)")
+    assert contents(folder) == before
+
+
+# ---- bad values ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "complaint"),
+    [
+        *[("--temperature", value, "temperature is") for value in (-1, "nan", 11)],
+        *[("--k-max", value, "k_m") for value in (0, -5, "nan", 1e7)],
+        *[("--guidance-scale", value, "guidance_scale is") for value in ("nan", -1, "inf")],
+        *[("--scale", value, "the scale is") for value in (0, -1, "nan", "inf", "-inf", 17, 1e9)],
+        *[("--seed", value, "the seed is") for value in (-1, 2**32)],
+        *[("--batch", value, "the batch is") for value in (0, -1)],
+        *[("--overlap", value, "overlap") for value in (-1, 17, 10**6)],
+        ("--text", "word " * 50, "more than max_text_tokens (32)"),
+        ("--text", "<|image|>", "contains <|image|>"),
+    ],
+)
+def test_values_out_of_range_are_refused(pure, folder, option, value, complaint):
+    before = contents(folder)
+    assert_refused(pure("photo.png", "out.png", option, value), complaint)
+    assert contents(folder) == before
+
+
+def test_a_result_of_too_many_pixels_is_refused(pure, folder):
+    Image.new("L", (1000, 400)).save("wide.png")
+    before = contents(folder)
+    assert_refused(pure("wide.png", "out.png", "--scale", 16), "16000x6400 pixels, more than 64 million")
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--scale", "abc"], ["--colour-fix", "sepia"], ["--sharpen", "3"], ["--seed", "1.5"]]
+)
+def test_an_option_that_cannot_be_read_ends_with_status_2(pure, folder, arguments):
+    before = contents(folder)
+    outcome = pure("photo.png", "out.png", *arguments)
+    assert outcome.status == 2
+    assert arguments[0] in outcome.err and "Traceback" not in outcome.err
+    assert contents(folder) == before
+
+
+# ---- bad models ----------------------------------------------------------------------------------------------------
+
+
+def without(name: str) -> Callable[[Path], object]:
+    return lambda directory: (directory / name).unlink()
+
+
+def cut(name: str) -> Callable[[Path], object]:
+    return lambda directory: (directory / name).write_bytes((directory / name).read_bytes()[:-100])
+
+
+def configured(**values: object) -> Callable[[Path], object]:
+    def change(directory: Path) -> None:
+        config = json.loads((directory / "config.json").read_text())
+        (directory / "config.json").write_text(json.dumps(config | values))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (shutil.rmtree, "is not a model directory: there is no such directory"),
+        (without("config.json"), "config.json is missing"),
+        (without("tokenizer.json"), "tokenizer.json: No such file"),
+        (without("vqgan.safetensors"), "vqgan.safetensors is missing"),
+        (cut("config.json"), "config.json cannot be read as JSON"),
+        (cut("tokenizer.json"), "tokenizer.json is not a tokenizer file"),
+        (cut("transformer.safetensors"), "transformer.safetensors is broken"),
+        (configured(colour="red"), "unknown field 'colour'"),
+        (configured(tile_size=33), "tile_size 33"),
+        (configured(colour_fix="sepia"), "'sepia'"),
+    ],
+)
+def test_an_incomplete_model_directory_is_refused(pure, folder, model_directory, damage, complaint):
+    shutil.copytree(model_directory, "model")
+    damage(Path("model"))
+    before = contents(folder)
+    assert_refused(pure("photo.png", "out.png", "--model", "model"), complaint)
+    assert contents(folder) == before
+
+
+# ---- interruption --------------------------------------------------------------------------------------------------
+
+
+def test_an_interruption_ends_with_status_130_and_leaves_nothing(pure, folder, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pure_jax.infer.decoding.rows, "decode_rows", interrupt)
+    before = contents(folder)
+    assert pure("photo.png", "out.png") == (130, "", "pure: interrupted; nothing was written\n")
+    assert contents(folder) == before
+
+
+def test_a_reader_that_has_gone_is_no_error(pure, folder, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:  # which closes without an error only if nothing waits to be written to it
+        monkeypatch.setattr(sys, "stdout", pipe)
+        outcome = pure("photo.png", "out.png")
+    assert (outcome.status, outcome.err) == (0, "")
+    Image.open("out.png").load()
+
+
+# ---- as a program --------------------------------------------------------------------------------------------------
+
+
+def program(folder: Path, *arguments: object) -> Outcome:
+    command = [sys.executable, "-m", "pure_jax", *map(str, arguments)]
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    run = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    return Outcome(run.returncode, run.stdout, run.stderr)
+
+
+def test_the_program_restores_a_photo(folder, model_directory):
+    outcome = program(folder, "restore", "photo.png", "--model", model_directory, "--scale", 1)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out.splitlines()[-1] == "photo-restored.png: 16x20"
+    assert Image.open(folder / "photo-restored.png").size == SAMPLE
+
+
+def test_the_program_refuses_a_missing_photo(folder):
+    assert_refused(program(folder, "restore", "nowhere.png"), "'nowhere.png' does not exist")
+
+
+def test_the_program_names_its_subcommands(folder):
+    outcome = program(folder, "--help")
+    assert outcome.status == 0
+    assert all(name in outcome.out for name in ("restore", "degrade", "evaluate"))

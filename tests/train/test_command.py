@@ -1,0 +1,165 @@
+"""The training commands fit together: from three photos to a model directory that loads, in miniature."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tyro
+from PIL import Image
+
+import pure_jax
+from pure_jax.__main__ import COMMANDS, main
+from pure_jax.config import PRESETS, tiny
+from pure_jax.errors import PureError
+from pure_jax.train.command import Export, MakeRecords, TrainLanguageModel, TrainTokenizer, TrainVQGAN
+from pure_jax.train.config import LanguageModelTrainConfig, OptimiserConfig, VQGANTrainConfig
+from pure_jax.train.data.records import load_records
+from pure_jax.train.loop import newest_tree
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with photos/ and everything the five commands make of them."""
+    # The preset "tiny" with fewer operations to compile.
+    config = tiny()
+    vqgan = dataclasses.replace(config.vqgan, channels=8, channel_multipliers=(1, 1), latent_channels=8, num_groups=2)
+    PRESETS["mini"] = lambda: dataclasses.replace(config, vqgan=vqgan, tile_size=16)
+    home = tmp_path_factory.mktemp("home")
+    photos = home / "photos"
+    photos.mkdir()
+    rows = []
+    for name, split in (("a.png", "train"), ("b.png", "train"), ("c.png", "val")):
+        coarse = np.random.default_rng(ord(name[0])).integers(256, size=(8, 8, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((80, 72), Image.Resampling.BICUBIC).save(photos / name)
+        rows.append({"file": name, "split": split, "caption": "Some spots of colour."})
+    (photos / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    files = {"tokenizer": home / "tokenizer.json", "vqgan": home / "vqgan", "records": home / "records.npz"}
+    TrainTokenizer(photos, files["tokenizer"], preset="mini", text_vocab=300).run()
+    TrainVQGAN(
+        photos,
+        files["vqgan"],
+        preset="mini",
+        train=VQGANTrainConfig(
+            batch=2, crop=16, steps=2, autoencoder_steps=1, perceptual_weight=0.0,
+            discriminator_width=16, discriminator_layers=1,
+        ),
+    ).run()  # fmt: skip
+    MakeRecords(photos, files["vqgan"], files["records"], preset="mini", regions=1).run()
+    TrainLanguageModel(
+        out=home / "lm",
+        preset="mini",
+        train=LanguageModelTrainConfig(batch=2, steps=2, optimiser=OptimiserConfig(warmup_steps=1)),
+        **files,
+    ).run()
+    (home / "sampling.json").write_text('{"temperature": 0.5}')
+    parts = {name: files[name] for name in ("tokenizer", "vqgan")}
+    Export(home / "model", lm=home / "lm", preset="mini", sampling=home / "sampling.json", **parts).run()
+    yield home
+    del PRESETS["mini"]
+
+
+def test_the_exported_model_is_what_was_trained(home):
+    model = pure_jax.load(home / "model", scan_layers=True)
+    assert model.config.sampling.temperature == 0.5
+    assert model.config.sampling.max_text_tokens == 16  # the preset's
+    trained = {"vqgan": newest_tree(home / "vqgan")["ema"], "transformer": newest_tree(home / "lm")["params"]}
+    for name, wanted in trained.items():
+        for path in (("quantizer", "codebook"), ("decoder", "conv_in", "kernel")) if name == "vqgan" else (
+            ("lm_head", "kernel"), ("norm", "weight"),
+        ):  # fmt: skip
+            own, leaf = model.params[name], wanted
+            for key in path:
+                own, leaf = own[key], leaf[key]
+            # bfloat16 keeps 8 bits: half a unit in the last place is 2^-9.
+            np.testing.assert_allclose(own, leaf, rtol=2**-8, atol=1e-8)
+
+
+def test_the_exported_model_encodes_and_decodes(home):
+    model = pure_jax.load(home / "model")
+    image = np.asarray(Image.open(home / "photos" / "c.png"))[:16, :16]
+    codes = model.encode(image)
+    assert codes.shape == (8, 8)
+    assert 0 <= codes.min() and codes.max() < 64
+    assert model.decode(codes).shape == (16, 16, 3)
+
+
+def test_every_step_left_its_files(home):
+    steps = [[json.loads(line)["step"] for line in open(home / run / "metrics.jsonl")] for run in ("vqgan", "lm")]
+    assert steps == [[1, 2], [2]]
+    with Image.open(home / "vqgan" / "samples.png") as samples:
+        assert samples.size == (8 * 16, 2 * 16)
+    records = load_records(home / "records.npz")
+    assert len(records) == 16
+    assert records.captions == ["Some spots of colour."] * 2  # of the train split
+    thresholds = json.loads((home / "lm" / "thresholds.json").read_text())
+    assert thresholds["n"] == 16 and thresholds["kind"] == "params"
+
+
+def test_finished_runs_stay_as_they_are(home):
+    before = (home / "lm" / "metrics.jsonl").read_text()
+    options = LanguageModelTrainConfig(batch=2, steps=2, optimiser=OptimiserConfig(warmup_steps=1))
+    files = {"records": home / "records.npz", "tokenizer": home / "tokenizer.json", "vqgan": home / "vqgan"}
+    TrainLanguageModel(out=home / "lm", preset="mini", train=options, **files).run()
+    assert (home / "lm" / "metrics.jsonl").read_text() == before
+    with pytest.raises(PureError, match="exists already"):
+        Export(home / "model", home / "tokenizer.json", home / "vqgan", home / "lm", preset="mini").run()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"card": "absent.md"}, "cannot read .*absent.md"),
+        ({"tokenizer": "absent.json"}, "cannot read .*absent.json"),
+        ({"sampling": "absent.json"}, "cannot read .*absent.json"),
+        ({"sampling": "photos/a.png"}, "cannot read .*a.png"),
+        ({"sampling": "metrics"}, "metrics is not JSON"),
+        ({"sampling": "unknown"}, "unknown field 'warmth'"),
+        ({"sampling": "list"}, "must hold a JSON object"),
+        ({"dtype": "float23"}, "dtype is 'float23'"),
+        ({"dtype": "int8"}, "dtype is 'int8'"),
+    ],
+)
+def test_export_names_what_it_cannot_use(home, options, match):
+    for name, text in (("metrics", "{"), ("unknown", '{"warmth": 1}'), ("list", "[1]")):
+        (home / name).write_text(text)
+    files = {"tokenizer": "tokenizer.json", "vqgan": "vqgan", "lm": "lm"} | options
+    paths = {name: value if name == "dtype" else home / value for name, value in files.items()}
+    with pytest.raises(PureError, match=match):
+        Export(home / "other", preset="mini", **paths).run()
+    assert not (home / "other").exists()
+
+
+@pytest.mark.parametrize("command", ["tokenizer", "vqgan", "records"])
+def test_an_unknown_preset_is_one_sentence_and_status_2(home, command, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["pure", "train", command, "--photos", str(home / "photos"), "--preset", "huge"])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.splitlines()
+    assert error == ["pure: error: there is no preset 'huge'; choose one of pure_7b, demo, tiny, mini"]
+
+
+def test_an_interrupted_run_says_how_to_continue(monkeypatch, capsys):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainLanguageModel, "run", interrupted)
+    monkeypatch.setattr("sys.argv", ["pure", "train", "lm"])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 130
+    assert "the same command continues" in capsys.readouterr().err
+
+
+def test_training_options_are_flags_without_a_prefix():
+    args = ["train", "vqgan", "--photos", "x", "--batch", "4", "--optimiser.learning-rate", "1e-3"]
+    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=args)
+    assert command.step.train.batch == 4
+    assert command.step.train.optimiser.learning_rate == 1e-3
+    assert command.step.train.optimiser.clip_norm == 1.0  # the run's default, not the class's

@@ -1,0 +1,283 @@
+"""`pure train`, with its steps in the order in which they make a model, and `pure degrade`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import tyro
+from tyro.conf import subcommand
+
+from pure_jax.config import PRESETS, ModelConfig, SamplingConfig, from_dict
+from pure_jax.errors import PureError
+from pure_jax.train.config import LanguageModelTrainConfig, VQGANTrainConfig
+
+RESUMES = "the same command continues from the last checkpoint"
+
+
+def _preset(name: str) -> ModelConfig:
+    if name not in PRESETS:
+        raise PureError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PureError(f"cannot read {path} as text: {error}") from error
+
+
+@dataclass(frozen=True)
+class TrainTokenizer:
+    """Train the text tokenizer on the photos' captions."""
+
+    photos: Path
+    """Folder of photographs with captions.jsonl; its train split is read."""
+    out: Path = Path("runs/tokenizer.json")
+    preset: str = "demo"
+    text_vocab: int = 900
+
+    def run(self) -> None:
+        from pure_jax.train.data.photos import load_photos
+        from pure_jax.train.tokenizer import train_tokenizer
+
+        captions = [photo.caption for photo in load_photos(self.photos) if photo.caption]
+        codebook = _preset(self.preset).vqgan.codebook_size
+        tokenizer = train_tokenizer(captions, codebook_size=codebook, text_vocab=self.text_vocab)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(str(self.out))
+        print(f"{self.out}: {tokenizer.get_vocab_size()} ids from {len(captions)} captions")
+
+
+@dataclass(frozen=True)
+class TrainVQGAN:
+    """Train the image tokenizer on crops of photographs; resumes where --out left off."""
+
+    photos: Path
+    """Folder of photographs (with captions.jsonl: its train split)."""
+    out: Path = Path("runs/vqgan")
+    preset: str = "demo"
+    """Model preset whose tokenizer sizes are used."""
+    save_every: int = 200
+    train: Annotated[VQGANTrainConfig, tyro.conf.arg(name="")] = field(default_factory=VQGANTrainConfig)
+    interrupted: ClassVar[str] = RESUMES
+
+    def run(self) -> None:
+        from pure_jax.train.data.photos import load_photos
+        from pure_jax.train.stages import train_vqgan
+
+        photos = load_photos(self.photos, minimum=self.train.crop * 2)
+        train_vqgan(photos, _preset(self.preset), self.train, self.out, save_every=self.save_every)
+
+
+@dataclass(frozen=True)
+class MakeRecords:
+    """Degrade regions of the photos and encode both sides with a trained tokenizer."""
+
+    photos: Path
+    vqgan: Path = Path("runs/vqgan")
+    """--out of `pure train vqgan`; its averaged weights are used."""
+    out: Path = Path("runs/records.npz")
+    preset: str = "demo"
+    regions: int = 1000
+    """Each gives 16 pairs of tiles."""
+    seed: int = 0
+
+    def run(self) -> None:
+        import numpy as np
+        from rich.progress import Progress
+
+        from pure_jax.train.data.photos import load_photos
+        from pure_jax.train.data.records import TILES_PER_SIDE, build_records, save_records
+        from pure_jax.train.loop import newest_tree
+
+        config = _preset(self.preset)
+        photos = load_photos(self.photos, minimum=config.tile_size * TILES_PER_SIDE)
+        with Progress() as progress:
+            task = progress.add_task("regions", total=self.regions)
+            records = build_records(
+                photos,
+                config,
+                newest_tree(self.vqgan)["ema"],
+                self.regions,
+                self.seed,
+                lambda done: progress.update(task, completed=done),
+            )
+        save_records(self.out, records)
+        used = len(np.unique(records.hq_codes)) / config.vqgan.codebook_size
+        print(f"{self.out}: {len(records)} pairs, {used:.1%} of the codebook in HQ tiles")
+
+
+@dataclass(frozen=True)
+class TrainLanguageModel:
+    """Train the transformer on records; resumes where --out left off."""
+
+    records: Path = Path("runs/records.npz")
+    tokenizer: Path = Path("runs/tokenizer.json")
+    vqgan: Path = Path("runs/vqgan")
+    """Its codebook starts the image codes' embeddings."""
+    out: Path = Path("runs/lm")
+    preset: str = "demo"
+    save_every: int = 100
+    train: Annotated[LanguageModelTrainConfig, tyro.conf.arg(name="")] = field(default_factory=LanguageModelTrainConfig)
+    interrupted: ClassVar[str] = RESUMES
+
+    def run(self) -> None:
+        from pure_jax.train.data.records import load_records
+        from pure_jax.train.language_model import tercile_thresholds
+        from pure_jax.train.stages import train_language_model, trained_vqgan
+
+        records = load_records(self.records)
+        train_language_model(
+            records,
+            tercile_thresholds(records),
+            _preset(self.preset),
+            self.train,
+            self.tokenizer,
+            trained_vqgan(self.vqgan),
+            self.out,
+            save_every=self.save_every,
+        )
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a model directory from finished (or running) training runs."""
+
+    out: Path
+    tokenizer: Path = Path("runs/tokenizer.json")
+    vqgan: Path = Path("runs/vqgan")
+    lm: Path = Path("runs/lm")
+    preset: str = "demo"
+    card: Path | None = None
+    """README.md of the model directory."""
+    sampling: Path | None = None
+    """JSON object with sampling defaults that differ from the preset's."""
+    dtype: str = "bfloat16"
+
+    def run(self) -> None:
+        import dataclasses
+
+        from pure_jax.checkpoint import DTYPES, save
+        from pure_jax.train.loop import newest_tree
+
+        config = _preset(self.preset)
+        if self.dtype not in DTYPES[1:]:
+            raise PureError(f"dtype is {self.dtype!r}, but it must be one of {', '.join(DTYPES[1:])}")
+        if self.sampling is not None:
+            try:
+                changes = json.loads(_read(self.sampling))
+            except ValueError as error:
+                raise PureError(f"{self.sampling} is not JSON: {error}") from error
+            if not isinstance(changes, dict):
+                raise PureError(f"{self.sampling} must hold a JSON object, not {type(changes).__name__}")
+            sampling = from_dict(SamplingConfig, asdict(config.sampling) | changes, str(self.sampling))
+            config = dataclasses.replace(config, sampling=sampling)
+        tokenizer, card = _read(self.tokenizer), _read(self.card) if self.card else "# A model made by pure-jax\n"
+        params = {"transformer": newest_tree(self.lm)["ema"], "vqgan": newest_tree(self.vqgan)["ema"]}
+        save(self.out, config, params, tokenizer, card, dtype=self.dtype)
+        print(f"{self.out}: {sum(f.stat().st_size for f in self.out.iterdir()) / 1e6:.1f} MB")
+
+
+@dataclass(frozen=True)
+class TrainDemo:
+    """Make a whole model from photos, all stages, tables and card included; resumes where it stopped."""
+
+    photos: Path
+    """Folder of photographs with captions.jsonl, which names their splits (train, val), licences and authors."""
+    out: Path = Path("runs/demo")
+    recipe: str = "demo"
+    """demo, or tiny for a try in a minute."""
+    hours: float | None = None
+    """Stop cleanly after this time; the same command goes on. By default no limit."""
+    val_names: Path | None = None
+    """Text file with the names of the photos for the table, one a line; by default the whole val split."""
+    niqe: Path | None = None
+    """NIQE's pristine model, an .npz file as BasicSR ships it; without it that column says n/a."""
+    lm_steps: int | None = None
+    """Of the language model, instead of the recipe's; may be changed until its last steps have begun."""
+    vqgan_steps: int | None = None
+    decoder_steps: int | None = None
+    interrupted: ClassVar[str] = RESUMES
+
+    def run(self) -> None:
+        import shlex
+        import sys
+        import time
+        from dataclasses import replace
+
+        from pure_jax.train.demo import DemoRun, TimeIsUp
+        from pure_jax.train.recipes import RECIPES
+
+        if self.recipe not in RECIPES:
+            raise PureError(f"there is no recipe {self.recipe!r}; choose one of {', '.join(RECIPES)}")
+        if self.hours is not None and not self.hours > 0:
+            raise PureError(f"{self.hours} hours are no time to train; give more than 0")
+        recipe = RECIPES[self.recipe]()
+        for name, steps in (("vqgan", self.vqgan_steps), ("lm", self.lm_steps), ("decoder", self.decoder_steps)):
+            if steps is not None:
+                recipe = replace(recipe, **{name: replace(getattr(recipe, name), steps=steps)})
+        deadline = None if self.hours is None else time.monotonic() + self.hours * 3600
+        run = DemoRun(self.photos, self.out, recipe, self.val_names, self.niqe, deadline)
+        try:
+            print(f"{run.run(shlex.join(['pure', 'train', *sys.argv[1:]]))}: finished")
+        except TimeIsUp as stage:
+            print(f"{self.out}: the time is up in the stage {stage}; the same command goes on from there")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Make a model: all at once (demo), or step by step: tokenizer, vqgan, records, lm, export."""
+
+    step: Annotated[
+        Annotated[TrainDemo, subcommand("demo")]
+        | Annotated[TrainTokenizer, subcommand("tokenizer")]
+        | Annotated[TrainVQGAN, subcommand("vqgan")]
+        | Annotated[MakeRecords, subcommand("records")]
+        | Annotated[TrainLanguageModel, subcommand("lm")]
+        | Annotated[Export, subcommand("export")],
+        tyro.conf.arg(name=""),
+    ]
+
+    @property
+    def interrupted(self) -> str | None:
+        return getattr(self.step, "interrupted", None)
+
+    def run(self) -> None:
+        self.step.run()
+
+
+@dataclass(frozen=True)
+class Degrade:
+    """Make a test set: degrade a folder of photos with the Real-ESRGAN pipeline (training draws from the same)."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    destination: Annotated[Path, tyro.conf.Positional]
+    """Gets gt/, lq/ and pairs.jsonl."""
+    scale: int = 4
+    seed: int = 0
+    preset: str = "real-esrgan"
+    """real-esrgan, mild or light"""
+    crop: int | None = None
+    """Side of the square cut out of each photo's centre; by default all of it."""
+    split: str | None = None
+    """Only the photos that captions.jsonl puts in this split."""
+    limit: int | None = None
+
+    def run(self) -> None:
+        from pure_jax.train.data.degrade import degrade_folder
+
+        count = degrade_folder(
+            self.source,
+            self.destination,
+            scale=self.scale,
+            seed=self.seed,
+            preset=self.preset,
+            crop=self.crop,
+            split=self.split,
+            limit=self.limit,
+        )
+        print(f"{self.destination}: {count} pairs")

@@ -1,0 +1,94 @@
+"""Configurations of the training runs, apart from the code so that a command line is parsed without loading jax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """AdamW with warm-up, cosine decay and clipping; the defaults other than `warmup_steps` are PURE's.
+
+    decay_steps: length of the decay at the end of the run, after a constant rate; None decays from the warm-up on, as
+    PURE does. With it, a run that is made longer or shorter differs in its last part only.
+    """
+
+    learning_rate: float = 4e-4
+    min_learning_rate: float = 0.0
+    warmup_steps: int = 371
+    decay_steps: int | None = None
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 4.0
+
+
+@dataclass(frozen=True)
+class VQGANTrainConfig:
+    """Losses and sizes of one run; the weights are LlamaGen's unless said otherwise in the model card."""
+
+    batch: int = 16
+    crop: int = 64
+    steps: int = 2000
+    seed: int = 0
+    l1_weight: float = 0.0
+    l2_weight: float = 1.0
+    chroma_weight: float = 0.0
+    """Mean absolute error of the colour differences R - G and B - G. Colour is a small part of a photo's energy, and a
+    short run would otherwise leave one of its two axes out."""
+    perceptual_weight: float = 1.0
+    codebook_weight: float = 1.0
+    commitment_weight: float = 0.25
+    autoencoder_steps: int = 0
+    """First steps without quantiser: a noisy autoencoder, after which k-means of its latents fills the codebook.
+    LlamaGen has none; with hundreds instead of 400,000 steps it decides the result."""
+    autoencoder_noise: float = 0.15
+    """Standard deviation per channel of the noise on the unit latents meanwhile, about the later quantisation error."""
+    entropy_weight: float = 0.0
+    """Ratio of (per-position entropy - entropy of the batch mean) of the soft assignment; > 0 spreads the usage."""
+    adversarial_weight: float = 0.5
+    adversarial_start: int = 20_000
+    discriminator_width: int = 64
+    discriminator_layers: int = 3
+    degraded_share: float = 0.0
+    """Share of crops that are shown degraded (and must be reproduced as such): the tokenizer reads LQ pictures too."""
+    ema_decay: float = 0.9999
+    optimiser: OptimiserConfig = field(
+        default_factory=lambda: OptimiserConfig(1e-4, 1e-4, warmup_steps=0, weight_decay=0.0, clip_norm=1.0)
+    )
+
+
+@dataclass(frozen=True)
+class LanguageModelTrainConfig:
+    """One run; the optimiser's defaults are PURE's, made for 7B parameters and batches of 128."""
+
+    batch: int = 8
+    steps: int = 1484
+    seed: int = 0
+    drift: float = 0.0
+    """Moves the HQ codes that the model reads, not those it must predict: see `drifted`."""
+    ema_decay: float = 0.0
+    """Of the averaged weights that are exported; 0 exports the last ones."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+
+
+@dataclass(frozen=True)
+class DecoderTrainConfig:
+    """One run. Each step reads `batch` fresh crops through the encoder and `batch` tiles that were restored."""
+
+    batch: int = 4
+    steps: int = 2000
+    seed: int = 0
+    l1_weight: float = 1.0
+    l2_weight: float = 10.0
+    perceptual_weight: float = 0.1
+    adversarial_weight: float = 0.5
+    """Of the adversarial gradient at the pixels, after it was made as long as that of the other terms."""
+    adversarial_start: int = 200
+    discriminator_width: int = 32
+    discriminator_layers: int = 3
+    ema_decay: float = 0.998
+    optimiser: OptimiserConfig = field(
+        default_factory=lambda: OptimiserConfig(4e-4, 1e-5, warmup_steps=50, weight_decay=0.0, clip_norm=1.0)
+    )

@@ -1,0 +1,1 @@
+"""What models are trained on: photographs, their degradation, labels and records of codes."""
