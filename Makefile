@@ -22,7 +22,7 @@ $(DEV): $(BASE)
 	touch $@
 
 demo: $(BASE)
-	$(BIN)/pure restore pure_jax/assets/demo/sample.png demo.png
+	$(BIN)/pure restore pure_jax/assets/demo/sample.png demo.png --overwrite
 	@echo "The restored picture is $(CURDIR)/demo.png (before: pure_jax/assets/demo/sample.png)"
 
 lint: $(DEV)

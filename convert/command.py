@@ -82,6 +82,8 @@ class Compare:
     """Of the transformer's parameters and products, on both sides."""
     json: Path | None = None
     """Write the report to this file too."""
+    overwrite: bool = False
+    """Replace that file if it exists already."""
 
     def run(self) -> None:
         import json
@@ -92,10 +94,10 @@ class Compare:
         from pure_jax.checkpoint import demo_directory
         from pure_jax.convert import jax_runner
         from pure_jax.convert.compare import compare, format_report, open_side, read_square, require_same_sizes, to_json
-        from pure_jax.files import replacing
+        from pure_jax.files import check_output_file, replacing
 
-        if self.json is not None and not self.json.parent.is_dir():
-            raise PureError(f"{self.json} cannot be written: there is no directory {self.json.parent}")
+        if self.json is not None:
+            check_output_file(self.json, self.overwrite)
         parts: dict[str, Any] = {"vqgan": self.vqgan, "vqgan_weights": self.vqgan_weights, "tokenizer": self.tokenizer}
         a, b = (open_side(source, self.revision, **parts) for source in (self.a, self.b))
         if a.runner is b.runner is jax_runner:

@@ -44,11 +44,14 @@ class Restore:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     entropy_map: Path | None = None
     """Write the entropy of every code as a heat map to this PNG file."""
+    overwrite: bool = False
+    """Replace outputs that exist already; never the input."""
 
     def run(self) -> None:
         from math import log
 
         import pure_jax
+        from pure_jax.files import refuse_existing
         from pure_jax.infer.decoding.generate import check_seed, override
         from pure_jax.infer.pictures.heatmap import entropy_heatmap
         from pure_jax.infer.pictures.picture import check_output, read_picture, write_image
@@ -60,14 +63,18 @@ class Restore:
         output = self.output or self.input.with_name(f"{self.input.stem}-restored.png")
         entropy_map = self.entropy_map
         check_output(output, has_alpha=picture.alpha is not None, size=output_size(picture, self.scale))
+        if _same_file(output, self.input):
+            raise PureError(f"output {str(output)!r} is the input, which would be lost; choose another name")
+        refuse_existing(output, self.overwrite)
         if entropy_map is not None:
             check_output(entropy_map, has_alpha=False)
             if entropy_map.suffix.lower() != ".png":
                 raise PureError(f"the entropy map {str(entropy_map)!r} must be a .png file")
-            if entropy_map.resolve() in (output.resolve(), self.input.resolve()):
+            if _same_file(entropy_map, output) or _same_file(entropy_map, self.input):
                 raise PureError(
                     f"the entropy map {str(entropy_map)!r} would replace the photo; give it a name of its own"
                 )
+            refuse_existing(entropy_map, self.overwrite)
         model = pure_jax.load(self.model, dtype=self.dtype)
         sampling = override(
             model.config.sampling,
@@ -116,11 +123,14 @@ class Evaluate:
     """Write one row per picture and method."""
     save_images: Path | None = None
     """Write bicubic, ours and ground truth side by side into this folder."""
+    overwrite: bool = False
+    """Replace outputs that exist already."""
 
     def run(self) -> None:
         from rich.console import Console
 
         import pure_jax
+        from pure_jax.files import check_output_file, refuse_existing
         from pure_jax.infer.decoding.generate import check_seed
         from pure_jax.infer.evaluate import evaluate, format_table, write_csv
         from pure_jax.infer.metrics.niqe import load_niqe_params
@@ -128,6 +138,10 @@ class Evaluate:
         from pure_jax.infer.restore import Restorer
 
         check_seed(self.seed)
+        if self.csv is not None:
+            check_output_file(self.csv, self.overwrite)
+        if self.save_images is not None and self.save_images.is_dir() and any(self.save_images.iterdir()):
+            refuse_existing(self.save_images, self.overwrite)
         niqe_params = load_niqe_params(self.niqe) if self.niqe else None
         restorer = Restorer(pure_jax.load(self.model))
         console = Console(stderr=True)
@@ -144,3 +158,8 @@ class Evaluate:
         print(format_table(result))
         if self.csv is not None:
             write_csv(result, self.csv)
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    """Whether both names lead to one file, be it there or not."""
+    return a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b))

@@ -72,6 +72,25 @@ def _locked(directory: Path, path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def refuse_existing(path: Path, overwrite: bool = False) -> None:
+    """Raises PureError if there is anything at `path`, a dangling link too, that may not be replaced."""
+    if not overwrite and os.path.lexists(path):
+        raise PureError(f"output {str(path)!r} exists already; choose another name, or replace it with --overwrite")
+
+
+def check_output_file(path: Path, overwrite: bool = False) -> None:
+    """Make sure, before work starts, that a file may be written to `path`.
+
+    Raises:
+        PureError: a directory, a name in no directory, or what `refuse_existing` refuses.
+    """
+    if path.is_dir():
+        raise PureError(f"output {str(path)!r} is a directory; give the name of a file")
+    if not path.parent.is_dir():
+        raise PureError(f"output {str(path)!r} cannot be written: there is no directory {path.parent}")
+    refuse_existing(path, overwrite)
+
+
 def not_writable(path: Path, error: OSError) -> PureError:
     """The sentence for an output that cannot be written."""
     # `strerror` is the reason without the path that str(error) repeats.

@@ -144,10 +144,12 @@ def test_transparency_and_orientation_reach_the_file(pure):
         assert (image.mode, image.size) == ("RGBA", SAMPLE[::-1])
 
 
-def test_an_existing_output_is_replaced_whole(pure):
-    Path("out.png").write_bytes(b"old")
-    assert pure("photo.png", "out.png").status == 0
-    Image.open("out.png").load()
+def test_existing_outputs_are_replaced_whole_where_that_is_wanted(pure):
+    for name in ("out.png", "map.png"):
+        Path(name).write_bytes(b"old")
+    assert pure("photo.png", "out.png", "--entropy-map", "map.png", "--overwrite").status == 0
+    for name in ("out.png", "map.png"):
+        Image.open(name).load()
 
 
 def test_a_text_that_names_control_tokens_stays_text(pure):
@@ -218,11 +220,24 @@ def test_a_missing_picture_and_a_directory_are_refused(pure, folder):
         (["photo.png", "out.png", "--entropy-map", "nowhere/map.png"], "'nowhere/map.png' does not exist"),
         (["photo.png", "out.png", "--entropy-map", "./out.png"], "would replace the photo"),
         (["photo.png", "out.png", "--entropy-map", "photo.png"], "would replace the photo"),
+        (["photo.png", "old.png"], "'old.png' exists already; choose another name, or replace it with --overwrite"),
+        (["photo.png", "dangling.png"], "'dangling.png' exists already"),
+        (["glass.png"], "'glass-restored.png' exists already"),
+        (["photo.png", "out.png", "--entropy-map", "old.png"], "'old.png' exists already"),
+        (["photo.png", "photo.png", "--overwrite"], "'photo.png' is the input, which would be lost"),
+        (["photo.png", "link.png", "--overwrite"], "'link.png' is the input"),
+        (["photo.png", "twin.png", "--overwrite"], "'twin.png' is the input"),
+        (["photo.png", "out.png", "--entropy-map", "link.png", "--overwrite"], "would replace the photo"),
     ],
 )
 def test_unusable_outputs_are_refused_before_the_work(pure, folder, monkeypatch, arguments, complaint):
     monkeypatch.setattr(pure_jax, "load", lambda *_, **__: pytest.fail("the model was loaded first"))
     (folder / "folder.png").mkdir()
+    for name in ("old.png", "glass-restored.png"):
+        Path(name).write_bytes(b"old")
+    Path("link.png").symlink_to("photo.png")
+    Path("dangling.png").symlink_to("nowhere")
+    os.link("photo.png", "twin.png")
     before = contents(folder)
     assert_refused(pure(*arguments), complaint)
     assert contents(folder) == before
@@ -236,7 +251,8 @@ def test_a_failure_to_write_leaves_the_old_file(pure, folder, monkeypatch):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(os, "replace", read_only)
-    assert_refused(pure("photo.png", "out.png"), "output 'out.png' cannot be written (Read-only file system)")
+    outcome = pure("photo.png", "out.png", "--overwrite")
+    assert_refused(outcome, "output 'out.png' cannot be written (Read-only file system)")
     assert contents(folder) == before
 
 
@@ -344,6 +360,32 @@ def test_a_reader_that_has_gone_is_no_error(pure, folder, monkeypatch):
         outcome = pure("photo.png", "out.png")
     assert (outcome.status, outcome.err) == (0, "")
     Image.open("out.png").load()
+
+
+# ---- evaluation ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--csv", "old.csv"], "'old.csv' exists already; choose another name, or replace it with --overwrite"),
+        (["--csv", "nowhere/new.csv"], "there is no directory nowhere"),
+        (["--csv", "full", "--overwrite"], "'full' is a directory"),
+        (["--save-images", "full"], "'full' exists already"),
+    ],
+)
+def test_unusable_outputs_of_an_evaluation_are_refused_before_the_work(
+    folder, monkeypatch, capsys, arguments, complaint
+):
+    monkeypatch.setattr(pure_jax, "load", lambda *_, **__: pytest.fail("the model was loaded first"))
+    Path("old.csv").write_text("old")
+    (folder / "full").mkdir()
+    (folder / "full" / "a.png").write_bytes(b"old")
+    before = contents(folder)
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", ".", *arguments])
+    assert_refused(Outcome(int(end.value.code or 0), *capsys.readouterr()), complaint)
+    assert contents(folder) == before
 
 
 # ---- as a program --------------------------------------------------------------------------------------------------

@@ -223,6 +223,8 @@ def test_a_wrong_option_is_refused_before_anything_is_computed(pair, tmp_path) -
     refused("nowhere.png cannot be read as a picture", *pair, image=tmp_path / "nowhere.png")
     refused("neither .* is a PyTorch model; leave vqgan out", pair[1], pair[1], vqgan=tmp_path / "vq.pt")
     refused("there is no directory", *pair, json=tmp_path / "nowhere" / "report.json")
+    (tmp_path / "old.json").write_text("old")
+    refused("exists already", *pair, json=tmp_path / "old.json")
     refused("is not a model directory", pair[0], tmp_path / "nowhere")
 
 
