@@ -1,4 +1,4 @@
-"""`pure restore` and `pure evaluate`: check everything first, work with a progress bar, then write."""
+"""`pure restore` and `pure evaluate`: check everything first, work and say what is being done, then write."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Restore:
         from pure_jax.infer.contract import check_seed, override
         from pure_jax.infer.pictures.heatmap import entropy_heatmap
         from pure_jax.infer.pictures.picture import check_output, read_picture, write_image
-        from pure_jax.infer.progress import decoding_bar
+        from pure_jax.infer.progress import Reporter
         from pure_jax.infer.restore import Restorer, output_size
 
         check_seed(self.seed)
@@ -73,17 +73,17 @@ class Restore:
                     f"the entropy map {str(entropy_map)!r} would replace the photo; give it a name of its own"
                 )
             refuse_existing(entropy_map, self.overwrite)
-        model = pure_jax.load(self.model, dtype=self.dtype)
-        sampling = override(
-            model.config.sampling,
-            temperature=self.temperature,
-            guidance_scale=self.guidance_scale,
-            k_max=self.k_max,
-        )
         # Only what was said: a family need not know the others' options.
         options = {name: value for name, value in (("text", self.text), ("faithful", self.faithful)) if value}
-        with decoding_bar() as bar:
-            task = bar.add_task("compiling and reading", total=None)
+        with Reporter() as report:
+            report("load")
+            model = pure_jax.load(self.model, dtype=self.dtype)
+            sampling = override(
+                model.config.sampling,
+                temperature=self.temperature,
+                guidance_scale=self.guidance_scale,
+                k_max=self.k_max,
+            )
             result = Restorer(model).restore(
                 picture,
                 scale=self.scale,
@@ -92,13 +92,14 @@ class Restore:
                 colour_fix=self.colour_fix,
                 overlap=self.overlap,
                 batch=self.batch,
-                progress=lambda done, total: bar.update(task, description="restoring", completed=done, total=total),
+                progress=report,
                 **options,
             )
-        write_image(output, result.image)
-        if entropy_map is not None:
-            heatmap = entropy_heatmap(result.entropy, model.config.max_entropy, result.image.size)
-            write_image(entropy_map, heatmap)
+            report("write")
+            write_image(output, result.image)
+            if entropy_map is not None:
+                heatmap = entropy_heatmap(result.entropy, model.config.max_entropy, result.image.size)
+                write_image(entropy_map, heatmap)
         for remark in result.remarks:
             print(f"note: {remark}")
         reading = ", ".join(f"{level} {name}" for name, level in (result.degradation or {}).items())
@@ -126,14 +127,13 @@ class Evaluate:
     """Replace outputs that exist already."""
 
     def run(self) -> None:
-        from rich.console import Console
-
         import pure_jax
         from pure_jax.files import check_output_file, refuse_existing
         from pure_jax.infer.contract import check_seed
         from pure_jax.infer.evaluate import evaluate, format_table, write_csv
         from pure_jax.infer.metrics.niqe import load_niqe_params
         from pure_jax.infer.metrics.perceptual import load_params
+        from pure_jax.infer.progress import Reporter
         from pure_jax.infer.restore import Restorer
 
         check_seed(self.seed)
@@ -142,18 +142,18 @@ class Evaluate:
         if self.save_images is not None and self.save_images.is_dir() and any(self.save_images.iterdir()):
             refuse_existing(self.save_images, self.overwrite)
         niqe_params = load_niqe_params(self.niqe) if self.niqe else None
-        restorer = Restorer(pure_jax.load(self.model))
-        console = Console(stderr=True)
-        result = evaluate(
-            Path(self.pairs),
-            restorer,
-            scale=self.scale,
-            seed=self.seed,
-            perceptual_params=load_params(),
-            niqe_params=niqe_params,
-            save_images=self.save_images,
-            on_image=lambda done, total, name: console.print(f"{done + 1}/{total} {name}"),
-        )
+        with Reporter() as report:
+            report("load")
+            result = evaluate(
+                Path(self.pairs),
+                Restorer(pure_jax.load(self.model)),
+                scale=self.scale,
+                seed=self.seed,
+                perceptual_params=load_params(),
+                niqe_params=niqe_params,
+                save_images=self.save_images,
+                on_image=lambda done, total, name: report("evaluate", done, total),
+            )
         print(format_table(result))
         if self.csv is not None:
             write_csv(result, self.csv)

@@ -11,8 +11,11 @@ import numpy as np
 
 from pure_jax.errors import PureError
 
-Progress = Callable[[int, int], None]
-"""Called with (tokens written, tokens in all), again and again."""
+Progress = Callable[[str, int, int], None]
+"""Called again and again with (stage, done, total): the stage in one word, total 0 where nothing can be counted.
+
+A family's stages are "encode", counted in tiles, "compile", "restore", counted in tokens, and "decode", in tiles again.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,10 @@ Args:
 Raises:
     PureError: an option out of range.
 """
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """A `Progress` that nobody sees."""
 
 
 def check_seed(seed: int) -> None:

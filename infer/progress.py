@@ -1,21 +1,101 @@
-"""The progress bar of the commands that decode."""
+"""What a command is doing, on stderr: a bar on a terminal; elsewhere a line for each stage and one every 30 seconds."""
 
 from __future__ import annotations
 
+import sys
+import time
+from dataclasses import dataclass, field
+from threading import Event, Thread
+from typing import Self
+
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+INTERVAL = 30.0
+"""Seconds between lines where there is no terminal."""
 
-class TokensPerSecond(ProgressColumn):
-    """Codes written per second, over the last while."""
+
+class Reporter:
+    """Shows stages as long as it is open; it is called as a `pure_jax.infer.contract.Progress`.
+
+    The bar is gone when the work ends, so that a result or an error stands alone.
+    """
+
+    def __init__(self, quiet: bool = False, interval: float = INTERVAL) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), _TokensPerSecond())
+        self._bar = Progress(
+            *columns,
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._stage = _Stage("", 0, 0)
+        self._interval = interval
+        self._closed = Event()
+        # A thread of its own, because compiling takes minutes in which nobody calls.
+        self._lines = None if quiet or console.is_terminal else Thread(target=self._repeat, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        if self._lines is not None:
+            self._lines.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        if self._lines is not None:
+            self._lines.join()
+        self._bar.stop()
+
+    def __call__(self, stage: str, done: int = 0, total: int = 0) -> None:
+        if stage != self._stage.name:
+            self._stage = _Stage(stage, done, total)
+            self._bar.reset(self._task, description=stage, completed=done, total=total or None)
+            if self._lines is not None:
+                _print(stage)
+        else:
+            self._stage.done = done
+            self._bar.update(self._task, completed=done)
+
+    def _repeat(self) -> None:
+        while not self._closed.wait(self._interval):
+            _print(self._stage.status(time.monotonic()))
+
+
+@dataclass
+class _Stage:
+    name: str
+    first: int
+    """What was done when its time began: the first portion is not timed, it may hold a compilation."""
+    total: int
+    began: float = field(default_factory=time.monotonic)
+    done: int = 0
+
+    def status(self, now: float) -> str:
+        """ "restore 35 % of 57,600 after 0:45, about 1:24 left" """
+        elapsed, new = now - self.began, self.done - self.first
+        share = f" {100 * self.done // self.total} % of {self.total:,}" if self.total else ""
+        left = f", about {_clock(elapsed * (self.total - self.done) / new)} left" if new > 0 else ""
+        return f"{self.name}{share} after {_clock(elapsed)}{left}"
+
+
+class _TokensPerSecond(ProgressColumn):
+    """Tokens written per second, over the last while."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} tokens/s" if task.speed else "")
+        return Text(f"{task.speed:,.0f} tokens/s" if task.speed and task.description == "restore" else "")
 
 
-def decoding_bar() -> Progress:
-    """Gone when the work ends and silent in a log file, so that an error stands alone."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TokensPerSecond(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _print(line: str) -> None:
+    print(f"pure: {line}", file=sys.stderr, flush=True)

@@ -35,9 +35,10 @@ def restore_tiles(
     Raises:
         PureError: what `generate` refuses.
     """
+    count = len(tiles)
     answers = generate(
         model,
-        _in_parts(model.encode, tiles),
+        _in_parts(model.encode, tiles, lambda done: progress("encode", done, count)),
         seed=seed,
         sampling=sampling,
         text_prefix=text,
@@ -46,17 +47,18 @@ def restore_tiles(
         progress=progress,
     )
     side = tiles.shape[1] // model.config.stride
+    images = _decode(model, answers, side, lambda done: progress("decode", done, count))
     restored = [
         RestoredTile(image, _resized(answer.entropy, side), answer.text)
-        for image, answer in zip(_decode(model, answers, side), answers, strict=True)
+        for image, answer in zip(images, answers, strict=True)
     ]
     return RestoredTiles(restored, _remarks(answers, side))
 
 
-def _decode(model: Model, answers: list[Answer], side: int) -> np.ndarray:
+def _decode(model: Model, answers: list[Answer], side: int, on_part: Callable[[int], None]) -> np.ndarray:
     """uint8 [n, tile, tile, 3]; a picture of another size (faithful mode only) is resized to its tile."""
     if all(answer.codes.shape == (side, side) for answer in answers):
-        return _in_parts(model.decode, np.stack([answer.codes for answer in answers]))
+        return _in_parts(model.decode, np.stack([answer.codes for answer in answers]), on_part)
     images = [Image.fromarray(model.decode(answer.codes)) for answer in answers]
     size = (side * model.config.stride,) * 2
     return np.stack([np.asarray(image.resize(size, Image.Resampling.BICUBIC)) for image in images])
@@ -66,15 +68,21 @@ def _resized(entropy: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(entropy).resize((side, side)))
 
 
-def _in_parts(apply: Callable[[np.ndarray], np.ndarray], array: np.ndarray) -> np.ndarray:
-    """Apply a function to at most VQGAN_BATCH items at a time.
+def _in_parts(
+    apply: Callable[[np.ndarray], np.ndarray], array: np.ndarray, on_part: Callable[[int], None] = lambda done: None
+) -> np.ndarray:
+    """Apply a function to at most VQGAN_BATCH items at a time; on_part is told before each how many are done.
 
     All parts are equally long, the last filled up with the last item, so that one compiled program serves them all.
     """
     parts = -(-len(array) // VQGAN_BATCH)
     length = -(-len(array) // parts)
     places = np.minimum(np.arange(parts * length), len(array) - 1).reshape(parts, length)
-    return np.concatenate([apply(array[part]) for part in places])[: len(array)]
+    results: list[np.ndarray] = []
+    for part in places:
+        on_part(len(results) * length)
+        results.append(apply(array[part]))
+    return np.concatenate(results)[: len(array)]
 
 
 def _remarks(answers: list[Answer], side: int) -> list[str]:

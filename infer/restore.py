@@ -11,7 +11,7 @@ from PIL import Image
 
 from pure_jax.errors import PureError
 from pure_jax.families import Model, check_options
-from pure_jax.infer.contract import Progress, RestoredTile, check_seed
+from pure_jax.infer.contract import Progress, RestoredTile, check_seed, silent
 from pure_jax.infer.families import RESTORE_TILES
 from pure_jax.infer.pictures.colour import COLOUR_FIXES
 from pure_jax.infer.pictures.picture import MAX_PIXELS, Picture, from_image, to_image
@@ -68,7 +68,7 @@ class Restorer:
         colour_fix: str | None = None,
         overlap: int | None = None,
         batch: int | None = None,
-        progress: Progress = lambda done, total: None,
+        progress: Progress = silent,
         **options: Any,
     ) -> Restoration:
         """Restore one photograph of at least 16x16 pixels.
@@ -80,7 +80,7 @@ class Restorer:
             overlap: pixels that neighbouring tiles share at least, 0 ... half a tile; None takes the
                 model's default.
             batch: tiles decoded together; None takes as many as fit.
-            progress: called with (tokens written, tokens in all).
+            progress: see `pure_jax.infer.contract.Progress`; the last stage is "blend".
             options: those of the model's family; PURE's are sampling, text and faithful, see
                 `pure_jax.infer.pure.restore_tiles`.
 
@@ -103,6 +103,7 @@ class Restorer:
         small = plan.scaled_down(config.magnification)
         tiles = np.concatenate([cut(_resize(source, plan, config.magnification), small) for source in sources])
         all_tiles, remarks = restore_tiles(self.model, tiles, seed=seed, batch=batch, progress=progress, **options)
+        progress("blend", 0, 0)
         count = len(plan.corners)
         restored = [
             COLOUR_FIXES[fix](_merge(all_tiles[i * count : (i + 1) * count], plan), _resize(source, plan))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -27,10 +28,20 @@ from tests.models import tiny_model
 SAMPLE = (16, 20)  # (width, height): at scale 1 one tile of the tiny model
 
 
+STAGES = ["load", "encode", "compile", "restore", "decode", "blend", "write"]
+STAGE = re.compile(rf"pure: ({'|'.join(STAGES)})( [0-9]+ % of [0-9,]+)?( after [0-9:]+(, about [0-9:]+ left)?)?\n")
+
+
 class Outcome(NamedTuple):
     status: int
     out: str
     err: str
+    """Without the lines that tell how far the work is."""
+    stages: list[str] = []
+
+
+def observed(status: int | None, out: str, err: str) -> Outcome:
+    return Outcome(status or 0, out, STAGE.sub("", err), [match[1] for match in STAGE.finditer(err)])
 
 
 @pytest.fixture(scope="session")
@@ -71,8 +82,8 @@ def pure(folder, model_directory, load_once, monkeypatch, capsys) -> Callable[..
         try:
             main()
         except SystemExit as end:
-            return Outcome(int(end.code or 0), *capsys.readouterr())
-        return Outcome(0, *capsys.readouterr())
+            return observed(end.code, *capsys.readouterr())
+        return observed(0, *capsys.readouterr())
 
     return run
 
@@ -101,6 +112,11 @@ def test_the_suffix_chooses_the_format(pure, folder, name, format):
     with Image.open(name) as image:
         assert (image.format, image.mode, image.size) == (format, "RGB", (24, 30))
     assert sorted(os.listdir()) == sorted(["glass.png", "photo.png", name])
+
+
+def test_every_stage_is_named_where_there_is_no_terminal(pure):
+    stages = pure("photo.png", "out.png").stages
+    assert list(dict.fromkeys(stages)) == STAGES  # a slow one more than once
 
 
 def test_the_reading_is_printed(pure):
@@ -348,7 +364,7 @@ def test_an_interruption_ends_with_status_130_and_leaves_nothing(pure, folder, m
 
     monkeypatch.setattr(pure_jax.infer.decoding.rows, "decode_rows", interrupt)
     before = contents(folder)
-    assert pure("photo.png", "out.png") == (130, "", "pure: interrupted; nothing was written\n")
+    assert pure("photo.png", "out.png")[:3] == (130, "", "pure: interrupted; nothing was written\n")
     assert contents(folder) == before
 
 
@@ -384,7 +400,7 @@ def test_unusable_outputs_of_an_evaluation_are_refused_before_the_work(
     before = contents(folder)
     with pytest.raises(SystemExit) as end:
         main(["evaluate", ".", *arguments])
-    assert_refused(Outcome(int(end.value.code or 0), *capsys.readouterr()), complaint)
+    assert_refused(observed(end.value.code, *capsys.readouterr()), complaint)
     assert contents(folder) == before
 
 
@@ -395,7 +411,7 @@ def program(folder: Path, *arguments: object) -> Outcome:
     command = [sys.executable, "-m", "pure_jax", *map(str, arguments)]
     path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     run = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
-    return Outcome(run.returncode, run.stdout, run.stderr)
+    return observed(run.returncode, run.stdout, run.stderr)
 
 
 def test_the_program_restores_a_photo(folder, model_directory):

@@ -93,7 +93,7 @@ def restore_tiles(
     assert tiles.shape[1:] == (16, 16, 3)
     side = 16 // STRIDE
     shade = model.shade * (sampling or model.config.sampling).strength
-    progress(len(tiles), len(tiles))
+    progress("restore", len(tiles), len(tiles))
     lighter = np.clip((tiles[:, :, ::-1] if flip else tiles) + shade, 0, 255).astype(np.uint8)
     return RestoredTiles([RestoredTile(t, np.ones((side, side), np.float32)) for t in lighter], [f"seed {seed}"])
 

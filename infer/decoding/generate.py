@@ -9,7 +9,7 @@ import numpy as np
 
 from pure_jax.config import SamplingConfig
 from pure_jax.errors import PureError
-from pure_jax.infer.contract import Progress, check_seed
+from pure_jax.infer.contract import Progress, check_seed, silent
 from pure_jax.infer.decoding.prefill import open_images
 from pure_jax.infer.decoding.rows import ROWS
 from pure_jax.infer.decoding.sequential import SEQUENTIAL
@@ -44,7 +44,7 @@ def generate(
     faithful: bool = False,
     batch: int | None = None,
     instruction: str = INSTRUCTION,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> list[Answer]:
     """Answer each LQ picture with a HQ one.
 
@@ -80,6 +80,7 @@ def generate(
     static = (model.transformer, model.vocabulary, sampling)
     params = model.params["transformer"]
     answers: list[Answer] = []
+    progress("compile", 0, 0)  # until the first row is there, as the programs are compiled when they are first called
     for start in range(0, count, batch):
         # The last batch is filled up with the last picture, so that every batch runs the same compiled program.
         images = np.minimum(np.arange(start, start + batch), count - 1)
@@ -98,7 +99,7 @@ def generate(
         own = min(batch, count - start)
 
         def on_row(rows: int, before: int = start * height, own: int = own) -> None:
-            progress((before + rows * own) * width, count * height * width)
+            progress("restore", (before + rows * own) * width, count * height * width)
 
         codes, entropies = decoding.write(*static, slots, params, state, on_row)
         for i in range(own):

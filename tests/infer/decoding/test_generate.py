@@ -82,9 +82,11 @@ def test_the_whole_range_of_seeds_works(model, codes, seed):
 
 @pytest.mark.parametrize(("batch", "faithful"), [(1, False), (2, False), (PICTURES, False), (1, True)])
 def test_progress_rises_to_the_total(model, codes, batch, faithful):
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int]] = []
     generate(model, codes, batch=batch, faithful=faithful, progress=lambda *at: seen.append(at))
-    done, totals = zip(*seen, strict=True)
+    assert seen.pop(0) == ("compile", 0, 0)
+    stages, done, totals = zip(*seen, strict=True)
+    assert set(stages) == {"restore"}
     assert set(totals) == {PICTURES * HEIGHT * WIDTH}
     assert done[-1] == totals[-1]
     assert 0 < done[0] and all(before < after for before, after in zip(done, done[1:], strict=False))

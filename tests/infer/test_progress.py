@@ -1,0 +1,81 @@
+"""What a command says of its progress: lines where there is no terminal, a bar where there is one, nothing if quiet."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from pure_jax.infer.progress import Reporter, _Stage
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Bell:
+    """Stands in for the event that ends the lines: it rings once when the interval is over, and then at the end."""
+
+    def __init__(self) -> None:
+        self.waited: list[float] = []
+
+    def wait(self, interval: float) -> bool:
+        self.waited.append(interval)
+        return len(self.waited) > 1
+
+    def set(self) -> None:
+        pass
+
+
+def test_without_a_terminal_each_stage_is_one_line(capsys):
+    with Reporter() as report:
+        for stage in ("load", "restore", "restore", "write"):
+            report(stage)
+    assert capsys.readouterr() == ("", "pure: load\npure: restore\npure: write\n")
+
+
+def test_without_a_terminal_a_line_follows_every_30_seconds(capsys, monkeypatch):
+    report, bell = Reporter(), Bell()
+    monkeypatch.setattr(report, "_closed", bell)
+    report("compile")
+    with report:
+        pass
+    stage, line = capsys.readouterr().err.splitlines()
+    assert stage == "pure: compile" and line.startswith("pure: compile after 0:0")
+    assert bell.waited == [30, 30]
+
+
+@pytest.mark.parametrize(
+    ("stage", "now", "line"),
+    [
+        (_Stage("compile", 0, 0, began=5), 65, "compile after 1:00"),
+        (_Stage("encode", 0, 225, began=0, done=0), 30, "encode 0 % of 225 after 0:30"),
+        # 90 of 100 new ones in 45 s: the 10 that were there when the time began took nobody knows how long.
+        (_Stage("restore", 10, 1000, began=0, done=100), 45, "restore 10 % of 1,000 after 0:45, about 7:30 left"),
+        (_Stage("restore", 0, 2, began=0, done=1), 3661, "restore 50 % of 2 after 1:01:01, about 1:01:01 left"),
+    ],
+)
+def test_a_line_tells_the_share_the_time_and_what_is_left(stage, now, line):
+    assert stage.status(now) == line
+
+
+def test_a_terminal_gets_a_bar_that_goes(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Reporter() as report:
+        report("restore", 10, 100)
+        report("restore", 30, 100)
+    shown = terminal.getvalue()
+    assert "restore" in shown and "pure:" not in shown
+    assert shown.endswith("\x1b[2K")  # the line is erased
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_quiet_is_silent_everywhere(monkeypatch, stream):
+    monkeypatch.setattr(sys, "stderr", stream())
+    with Reporter(quiet=True) as report:
+        report("restore", 10, 100)
+    assert sys.stderr.getvalue() == ""  # type: ignore[attr-defined]
