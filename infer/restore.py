@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -134,13 +135,20 @@ def output_size(picture: Picture, scale: float) -> tuple[int, int]:
     """
     if not 1.0 <= scale <= MAX_SCALE:  # so NaN ends here too
         raise PureError(f"the scale is {scale}, but it must lie in 1 ... {MAX_SCALE:g}")
-    height, width = (round(side * scale) for side in picture.rgb.shape[:2])
+    height, width = _scaled(picture, scale)
     if height * width > MAX_PIXELS:
+        fitting = (hundredth / 100 for hundredth in range(int(100 * scale), 99, -1))
+        highest = next(s for s in fitting if math.prod(_scaled(picture, s)) <= MAX_PIXELS)
         raise PureError(
             f"the result would have {width}x{height} pixels, more than {MAX_PIXELS // 1_000_000} million; "
-            "choose a lower scale"
+            f"choose a scale of at most {highest:.2f}"
         )
     return width, height
+
+
+def _scaled(picture: Picture, scale: float) -> tuple[int, int]:
+    height, width = picture.rgb.shape[:2]
+    return round(height * scale), round(width * scale)
 
 
 def _resize(image: np.ndarray, plan: TilePlan, magnification: int = 1) -> np.ndarray:

@@ -17,7 +17,7 @@ import pure_jax.infer.pure
 from pure_jax.config import ModelConfig, tiny
 from pure_jax.errors import PureError
 from pure_jax.infer.decoding.generate import Answer
-from pure_jax.infer.pictures.picture import read_picture
+from pure_jax.infer.pictures.picture import Picture, read_picture
 from pure_jax.infer.pictures.tiles import plan_tiles
 from pure_jax.infer.pure import _in_parts, _remarks
 from pure_jax.infer.restore import Restoration, Restorer, _resize, _vote, output_size
@@ -322,8 +322,19 @@ def test_results_over_64_million_pixels_are_refused():
 
     picture = from_image(Image.new("L", (1000, 1000)))
     assert output_size(picture, 8) == (8000, 8000)
-    with pytest.raises(PureError, match="8010x8010 pixels, more than 64 million"):
+    with pytest.raises(PureError, match="8010x8010 pixels, more than 64 million; choose a scale of at most 8.00"):
         output_size(picture, 8.01)
+
+
+@pytest.mark.parametrize("size", [(3333, 1777), (16, 4_000_000), (8000, 8000)])
+def test_the_scale_to_choose_instead_is_the_highest_that_works(size):
+    picture = Picture(np.broadcast_to(np.uint8(0), (*size, 3)))
+    with pytest.raises(PureError) as refusal:
+        output_size(picture, 16)
+    highest = float(str(refusal.value).split()[-1])
+    output_size(picture, highest)
+    with pytest.raises(PureError, match="choose"):
+        output_size(picture, highest + 0.01)
 
 
 @pytest.mark.parametrize(
