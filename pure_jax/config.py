@@ -114,8 +114,8 @@ class SamplingConfig:
         checks = [
             (0.0 <= self.guidance_scale <= 100.0, "guidance_scale", self.guidance_scale, "in [0, 100]"),
             (0.0 <= self.temperature <= 10.0, "temperature", self.temperature, "in [0, 10]"),
-            (1.0 <= self.k_min <= self.k_max, "k_min", self.k_min, f"between 1 and k_max ({self.k_max:g})"),
-            (self.k_max <= 1e6, "k_max", self.k_max, "at most 1,000,000"),
+            (1.0 <= self.k_min <= 1e6, "k_min", self.k_min, "in [1, 1,000,000]"),
+            (self.k_min <= self.k_max <= 1e6, "k_max", self.k_max, f"between k_min ({self.k_min:g}) and 1,000,000"),
             (0.0 <= self.entropy_center <= 100.0, "entropy_center", self.entropy_center, "in [0, 100]"),
             (0 <= self.max_text_tokens <= 8192, "max_text_tokens", self.max_text_tokens, "in [0, 8192]"),
         ]
