@@ -15,9 +15,9 @@ from pure_jax.errors import PureError
 class Convert:
     """Turn a PyTorch model into a model directory of this library, or back."""
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
     """Directory in Hugging Face's layout (config.json, safetensors, tokenizer.json), hub id, or model directory."""
-    destination: Annotated[Path, tyro.conf.Positional]
+    destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """New directory; it appears when all is done, or not at all."""
     vqgan: Path | None = None
     """LlamaGen's image tokenizer, .pt or .safetensors; by default the one .pt file in the source directory."""
@@ -63,9 +63,10 @@ class Compare:
     Exit status 0 if they are the same within the limits shown, 1 if not.
     """
 
-    a: Annotated[str, tyro.conf.Positional]
+    a: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
     """Model directory of this library, PyTorch model in Hugging Face's layout, or hub id."""
-    b: Annotated[str, tyro.conf.Positional]
+    b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
+    """The model to compare it with, of any of these kinds."""
     vqgan: Path | None = None
     """LlamaGen's image tokenizer for a PyTorch side; by default the one .pt file in its directory."""
     vqgan_weights: Literal["model", "ema"] | None = None

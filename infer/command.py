@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,10 +16,10 @@ from pure_jax.errors import PureError
 class Restore:
     """Restore a low-quality photo."""
 
-    input: Annotated[Path, tyro.conf.Positional]
+    input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
     """PNG, JPEG, WebP, BMP, TIFF, GIF or PPM, from 16x16 pixels up."""
-    output: Annotated[Path | None, tyro.conf.Positional] = None
-    """PNG, JPEG or WebP; by default INPUT-restored.png beside the input."""
+    output: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[OUT]")] = None
+    """PNG, JPEG or WebP; by default IN-restored.png beside the input."""
     model: Path | None = None
     """Model directory; by default the embedded demo model."""
     scale: float = 4.0
@@ -42,10 +43,16 @@ class Restore:
     batch: int | None = None
     """Tiles decoded together; by default as many as keep the caches within 1 GiB, at most 64."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """The transformer computes in it; auto is float32 on CPU and bfloat16 elsewhere."""
     entropy_map: Path | None = None
     """Write the entropy of every code as a heat map to this PNG file."""
     overwrite: bool = False
     """Replace outputs that exist already; never the input."""
+    quiet: bool = False
+    """Print nothing but errors, and the object of --json."""
+    json: bool = False
+    """Print one JSON object on stdout instead: input, output, entropy_map (null without), width, height, scale, seed,
+    degradation ({"blur", "noise"} or null) and description as the model says, remarks (a list)."""
 
     def run(self) -> None:
         import pure_jax
@@ -75,7 +82,7 @@ class Restore:
             refuse_existing(entropy_map, self.overwrite)
         # Only what was said: a family need not know the others' options.
         options = {name: value for name, value in (("text", self.text), ("faithful", self.faithful)) if value}
-        with Reporter() as report:
+        with Reporter(self.quiet) as report:
             report("load")
             model = pure_jax.load(self.model, dtype=self.dtype)
             sampling = override(
@@ -100,23 +107,41 @@ class Restore:
             if entropy_map is not None:
                 heatmap = entropy_heatmap(result.entropy, model.config.max_entropy, result.image.size)
                 write_image(entropy_map, heatmap)
-        for remark in result.remarks:
-            print(f"note: {remark}")
-        reading = ", ".join(f"{level} {name}" for name, level in (result.degradation or {}).items())
-        print(f"degradation: {reading or 'not read'}")
-        print(f"description: {result.description or 'none'}")
-        print(f"{output}: {result.image.width}x{result.image.height}")
+        if self.json:
+            facts = {
+                "input": str(self.input),
+                "output": str(output),
+                "entropy_map": None if entropy_map is None else str(entropy_map),
+                "width": result.image.width,
+                "height": result.image.height,
+                "scale": self.scale,
+                "seed": self.seed,
+                "degradation": result.degradation,
+                "description": result.description,
+                "remarks": result.remarks,
+            }
+            print(json.dumps(facts))
+        elif not self.quiet:
+            for remark in result.remarks:
+                print(f"note: {remark}")
+            reading = ", ".join(f"{level} {name}" for name, level in (result.degradation or {}).items())
+            print(f"the model reads: {reading or 'no degradation'}")
+            print(f"the model says: {result.description or 'nothing'}")
+            print(f"{output}: {result.image.width}x{result.image.height}")
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """Compare bicubic, the tokenizer's round trip and the model on a folder of pairs."""
 
-    pairs: Annotated[Path, tyro.conf.Positional]
+    pairs: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder with lq/NAME.png and, for the full-reference metrics, gt/NAME.png (see `pure degrade`)."""
     model: Path | None = None
+    """Model directory; by default the embedded demo model."""
     scale: int = 4
+    """The ground truths' sides over those of the low-quality pictures."""
     seed: int = 0
+    """The same seed gives the same pictures."""
     niqe: Path | None = None
     """NIQE's pristine model, an .npz file as BasicSR ships it; without it that column says n/a."""
     csv: Path | None = None
@@ -125,12 +150,17 @@ class Evaluate:
     """Write bicubic, ours and ground truth side by side into this folder."""
     overwrite: bool = False
     """Replace outputs that exist already."""
+    quiet: bool = False
+    """Print nothing but errors, and the object of --json."""
+    json: bool = False
+    """Print one JSON object on stdout instead: pairs, scale, seed, images (their number), means (by method and metric),
+    rows (image, method and metrics of each; null where there is none), skipped and remarks (lists)."""
 
     def run(self) -> None:
         import pure_jax
         from pure_jax.files import check_output_file, refuse_existing
         from pure_jax.infer.contract import check_seed
-        from pure_jax.infer.evaluate import evaluate, format_table, write_csv
+        from pure_jax.infer.evaluate import METHODS, METRICS, evaluate, format_table, write_csv
         from pure_jax.infer.metrics.niqe import load_niqe_params
         from pure_jax.infer.metrics.perceptual import load_params
         from pure_jax.infer.progress import Reporter
@@ -142,7 +172,7 @@ class Evaluate:
         if self.save_images is not None and self.save_images.is_dir() and any(self.save_images.iterdir()):
             refuse_existing(self.save_images, self.overwrite)
         niqe_params = load_niqe_params(self.niqe) if self.niqe else None
-        with Reporter() as report:
+        with Reporter(self.quiet) as report:
             report("load")
             result = evaluate(
                 Path(self.pairs),
@@ -154,9 +184,23 @@ class Evaluate:
                 save_images=self.save_images,
                 on_image=lambda done, total, name: report("evaluate", done, total),
             )
-        print(format_table(result))
-        if self.csv is not None:
-            write_csv(result, self.csv)
+            if self.csv is not None:
+                report("write")
+                write_csv(result, self.csv)
+        if self.json:
+            facts = {
+                "pairs": str(self.pairs),
+                "scale": self.scale,
+                "seed": self.seed,
+                "images": result.images,
+                "means": {method: {name: result.mean(method, name) for name in METRICS} for method in METHODS},
+                "rows": [asdict(row) for row in result.rows],
+                "skipped": result.skipped,
+                "remarks": result.remarks,
+            }
+            print(json.dumps(facts))
+        elif not self.quiet:
+            print(format_table(result))
 
 
 def _same_file(a: Path, b: Path) -> bool:

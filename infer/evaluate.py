@@ -28,6 +28,7 @@ _COLUMNS = {  # field of Row: title (the arrow points to better), digits
     "perceptual": (f"{PERCEPTUAL_NAME} ↓", 4),
     "niqe": ("NIQE ↓", 3),
 }
+METRICS = tuple(_COLUMNS)
 _compiled_distance = jax.jit(perceptual_distance)
 _PADDING_UNIT = 32  # a multiple of every tokenizer's stride (4, 8 or 16)
 _BROKEN_FILE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises on bad files

@@ -12,6 +12,7 @@ from typing import Any
 
 import tyro
 
+from pure_jax import __version__
 from pure_jax.convert.command import Compare, Convert
 from pure_jax.errors import PureError
 from pure_jax.infer.command import Evaluate, Restore
@@ -29,10 +30,19 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run; a user's mistake is one sentence on stderr and exit status 2."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, prog="pure", description="Restore low-quality photographs.", args=arguments
-    )
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments) == ["--version"]:
+        print(f"pure-jax {__version__}")
+        return
+    command: Any = None
     try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="pure",
+            description="Restore low-quality photographs. `pure --version` says which version this is.",
+            args=arguments,
+            config=(tyro.conf.DisallowNone,),  # what is not wanted is left out, instead of being spelled None
+        )
         command.run()
         sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
     except PureError as error:

@@ -92,7 +92,7 @@ def test_the_commands_take_it(directory, tmp_path, capsys):
     main(["restore", *paths, "--model", str(directory), "--entropy-map", str(tmp_path / "map.png")])
     assert Image.open(tmp_path / "out.png").getextrema() == ((100 + SHADE,) * 2,) * 3
     assert (tmp_path / "map.png").is_file()
-    assert "degradation: not read\ndescription: none\n" in capsys.readouterr().out
+    assert "the model reads: no degradation\nthe model says: nothing\n" in capsys.readouterr().out
 
     main(["convert", str(directory), str(tmp_path / "orbax"), "--format", "orbax", "--dtype", "bfloat16", "--verify"])
     assert pure_jax.load(tmp_path / "orbax").shade == SHADE

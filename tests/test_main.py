@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,8 +22,10 @@ from PIL import Image
 
 import pure_jax
 import pure_jax.infer.decoding.rows
+import pure_jax.infer.metrics.perceptual
 import pure_jax.infer.pure
 from pure_jax.__main__ import main
+from pure_jax.infer.evaluate import METHODS
 from tests.models import tiny_model
 
 SAMPLE = (16, 20)  # (width, height): at scale 1 one tile of the tiny model
@@ -123,8 +126,8 @@ def test_the_reading_is_printed(pure):
     outcome = pure("photo.png", "out.png", "--text", "Large blur, small noise. A cat.")
     remark, degradation, description, written = outcome.out.splitlines()
     assert remark == "note: the model did not open a picture itself in 1 of 1 tiles; it was forced"
-    assert degradation == "degradation: large blur, small noise"
-    assert description.startswith("description: A cat.")
+    assert degradation == "the model reads: large blur, small noise"
+    assert description.startswith("the model says: A cat.")
     assert written == "out.png: 16x20"
 
 
@@ -134,7 +137,7 @@ def test_the_output_lies_beside_the_input_by_default(pure, folder):
     outcome = pure("album/my.photo.jpg")
     assert outcome.status == 0
     assert sorted(os.listdir("album")) == ["my.photo-restored.png", "my.photo.jpg"]
-    assert "degradation: not read" in outcome.out
+    assert "the model reads: no degradation" in outcome.out
 
 
 def test_the_entropy_map_is_a_png_of_the_results_size(pure):
@@ -172,7 +175,31 @@ def test_a_text_that_names_control_tokens_stays_text(pure):
     outcome = pure("photo.png", "out.png", "--text", "<eoss> IMGIMGAZ")
     assert outcome.status == 0
     # Spelled out in letters the name comes back; the token of that name would have been left out.
-    assert "description: <eoss> IMGIMGAZ" in outcome.out
+    assert "the model says: <eoss> IMGIMGAZ" in outcome.out
+
+
+def test_json_is_one_object_and_nothing_else(pure):
+    outcome = pure("photo.png", "out.webp", "--text", "Large blur, small noise. A cat.", "--scale", 1.5, "--json")
+    found = json.loads(outcome.out)
+    assert found.pop("description").startswith("A cat.")
+    assert found.pop("remarks") == ["the model did not open a picture itself in 1 of 1 tiles; it was forced"]
+    assert found == {
+        "input": "photo.png",
+        "output": "out.webp",
+        "entropy_map": None,
+        "width": 24,
+        "height": 30,
+        "scale": 1.5,
+        "seed": 0,
+        "degradation": {"blur": "large", "noise": "small"},
+    }
+
+
+@pytest.mark.parametrize("json_too", [False, True])
+def test_quiet_prints_nothing_but_what_json_asks_for(pure, json_too):
+    status, out, err, stages = pure("photo.png", "out.png", "--quiet", *["--json"] * json_too)
+    assert (status, err, stages) == (0, "", [])
+    assert json.loads(out)["output"] == "out.png" if json_too else out == ""
 
 
 # ---- bad pictures --------------------------------------------------------------------------------------------------
@@ -279,7 +306,7 @@ def test_a_failure_to_write_leaves_the_old_file(pure, folder, monkeypatch):
     ("option", "value", "complaint"),
     [
         *[("--temperature", value, "temperature is") for value in (-1, "nan", 11)],
-        *[("--k-max", value, "k_m") for value in (0, -5, "nan", 1e7)],
+        *[("--k-max", value, "k_max is") for value in (0, -5, "nan", 1e7)],
         *[("--guidance-scale", value, "guidance_scale is") for value in ("nan", -1, "inf")],
         *[("--scale", value, "the scale is") for value in (0, -1, "nan", "inf", "-inf", 17, 1e9)],
         *[("--seed", value, "the seed is") for value in (-1, 2**32)],
@@ -368,6 +395,14 @@ def test_an_interruption_ends_with_status_130_and_leaves_nothing(pure, folder, m
     assert contents(folder) == before
 
 
+def test_a_reader_of_the_help_that_has_gone_is_no_error(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering=1) as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        main(["restore", "--help"])
+
+
 def test_a_reader_that_has_gone_is_no_error(pure, folder, monkeypatch):
     reading, writing = os.pipe()
     os.close(reading)
@@ -378,7 +413,7 @@ def test_a_reader_that_has_gone_is_no_error(pure, folder, monkeypatch):
     Image.open("out.png").load()
 
 
-# ---- evaluation ----------------------------------------------------------------------------------------------------
+# ---- degradation and evaluation ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -402,6 +437,50 @@ def test_unusable_outputs_of_an_evaluation_are_refused_before_the_work(
         main(["evaluate", ".", *arguments])
     assert_refused(observed(end.value.code, *capsys.readouterr()), complaint)
     assert contents(folder) == before
+
+
+@pytest.fixture
+def photos(folder) -> str:
+    """A folder with one photo and one file that is none."""
+    (folder / "photos").mkdir()
+    Image.open("photo.png").resize((32, 32)).save("photos/a.png")
+    (folder / "photos" / "broken.png").write_text("not a picture")
+    return "photos"
+
+
+def test_degrade_says_in_words_or_json_what_it_made(photos, capsys):
+    main(["degrade", photos, "pairs", "--scale", "2"])
+    assert capsys.readouterr().out == "pairs: 1 pairs\n"
+    main(["degrade", photos, "more", "--scale", "2", "--json"])
+    made = {"destination": "more", "pairs": 1, "scale": 2, "seed": 0, "preset": "real-esrgan"}
+    assert json.loads(capsys.readouterr().out) == made
+
+
+def test_quiet_degrade_is_silent_about_photos_that_it_skips(photos, capsys, caplog):
+    main(["degrade", photos, "pairs", "--scale", "2"])
+    assert "broken.png" in caplog.text and capsys.readouterr().out
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "pure_jax"):  # which puts the level back
+        main(["degrade", photos, "more", "--scale", "2", "--quiet"])
+    assert (caplog.text, *capsys.readouterr()) == ("", "", "")
+
+
+def test_evaluate_says_in_a_table_or_json_what_it_measured(
+    photos, model_directory, load_once, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(pure_jax, "load", lambda source: load_once(source))
+    monkeypatch.setattr(pure_jax.infer.metrics.perceptual, "load_params", lambda: None)
+    main(["degrade", photos, "pairs", "--scale", "2", "--quiet"])
+    command = ["evaluate", "pairs", "--scale", "2", "--model", str(model_directory)]
+    main([*command, "--csv", "rows.csv", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert (told["pairs"], told["images"], told["scale"], told["seed"]) == ("pairs", 1, 2, 0)
+    assert [row["method"] for row in told["rows"]] == list(told["means"]) == list(METHODS)
+    assert [row["psnr_y"] for row in told["rows"]] == [means["psnr_y"] for means in told["means"].values()]
+    assert all(row["niqe"] is None for row in told["rows"]) and told["skipped"] == []
+    assert Path("rows.csv").is_file()
+    main([*command, "--quiet"])
+    assert capsys.readouterr() == ("", "")
 
 
 # ---- as a program --------------------------------------------------------------------------------------------------

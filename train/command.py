@@ -37,8 +37,11 @@ class TrainTokenizer:
     photos: Path
     """Folder of photographs with captions.jsonl; its train split is read."""
     out: Path = Path("runs/tokenizer.json")
+    """Tokenizer file to write."""
     preset: str = "demo"
+    """Model preset that says how many image codes need a token."""
     text_vocab: int = 900
+    """Number of tokens for text."""
 
     def run(self) -> None:
         from pure_jax.train.data.photos import load_photos
@@ -59,9 +62,11 @@ class TrainVQGAN:
     photos: Path
     """Folder of photographs (with captions.jsonl: its train split)."""
     out: Path = Path("runs/vqgan")
+    """Folder for checkpoints, metrics.jsonl and samples."""
     preset: str = "demo"
     """Model preset whose tokenizer sizes are used."""
     save_every: int = 200
+    """Steps from one checkpoint to the next."""
     train: Annotated[VQGANTrainConfig, tyro.conf.arg(name="")] = field(default_factory=VQGANTrainConfig)
     interrupted: ClassVar[str] = RESUMES
 
@@ -78,13 +83,17 @@ class MakeRecords:
     """Degrade regions of the photos and encode both sides with a trained tokenizer."""
 
     photos: Path
+    """Folder of photographs with captions.jsonl; its train split is read."""
     vqgan: Path = Path("runs/vqgan")
     """--out of `pure train vqgan`; its averaged weights are used."""
     out: Path = Path("runs/records.npz")
+    """File to write."""
     preset: str = "demo"
+    """Model preset whose tile and tokenizer sizes are used."""
     regions: int = 1000
     """Each gives 16 pairs of tiles."""
     seed: int = 0
+    """The same seed draws the same regions and degradations."""
 
     def run(self) -> None:
         import numpy as np
@@ -116,12 +125,17 @@ class TrainLanguageModel:
     """Train the transformer on records; resumes where --out left off."""
 
     records: Path = Path("runs/records.npz")
+    """--out of `pure train records`."""
     tokenizer: Path = Path("runs/tokenizer.json")
+    """--out of `pure train tokenizer`."""
     vqgan: Path = Path("runs/vqgan")
     """Its codebook starts the image codes' embeddings."""
     out: Path = Path("runs/lm")
+    """Folder for checkpoints and metrics.jsonl."""
     preset: str = "demo"
+    """Model preset whose transformer sizes are used."""
     save_every: int = 100
+    """Steps from one checkpoint to the next."""
     train: Annotated[LanguageModelTrainConfig, tyro.conf.arg(name="")] = field(default_factory=LanguageModelTrainConfig)
     interrupted: ClassVar[str] = RESUMES
 
@@ -148,15 +162,21 @@ class Export:
     """Write a model directory from finished (or running) training runs."""
 
     out: Path
+    """New model directory; it appears when all is done, or not at all."""
     tokenizer: Path = Path("runs/tokenizer.json")
+    """--out of `pure train tokenizer`."""
     vqgan: Path = Path("runs/vqgan")
+    """--out of `pure train vqgan`."""
     lm: Path = Path("runs/lm")
+    """--out of `pure train lm`."""
     preset: str = "demo"
+    """Model preset that was trained."""
     card: Path | None = None
     """README.md of the model directory."""
     sampling: Path | None = None
     """JSON object with sampling defaults that differ from the preset's."""
     dtype: str = "bfloat16"
+    """Of the parameters that are written: float32, bfloat16 or float16."""
 
     def run(self) -> None:
         import dataclasses
@@ -189,6 +209,7 @@ class TrainDemo:
     photos: Path
     """Folder of photographs with captions.jsonl, which names their splits (train, val), licences and authors."""
     out: Path = Path("runs/demo")
+    """Folder for everything that is made; the model directory and the table are in it when all is done."""
     recipe: str = "demo"
     """demo, or tiny for a try in a minute."""
     hours: float | None = None
@@ -200,7 +221,9 @@ class TrainDemo:
     lm_steps: int | None = None
     """Of the language model, instead of the recipe's; may be changed until its last steps have begun."""
     vqgan_steps: int | None = None
+    """Of the image tokenizer, instead of the recipe's."""
     decoder_steps: int | None = None
+    """Of the image tokenizer's decoder alone, instead of the recipe's."""
     interrupted: ClassVar[str] = RESUMES
 
     def run(self) -> None:
@@ -254,11 +277,14 @@ class Train:
 class Degrade:
     """Make a test set: degrade a folder of photos with the Real-ESRGAN pipeline (training draws from the same)."""
 
-    source: Annotated[Path, tyro.conf.Positional]
-    destination: Annotated[Path, tyro.conf.Positional]
-    """Gets gt/, lq/ and pairs.jsonl."""
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
+    """Folder of photos; captions.jsonl may lie there with their splits and captions."""
+    destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
+    """Folder that gets gt/, lq/ and pairs.jsonl."""
     scale: int = 4
+    """How many times smaller the low-quality pictures are, along each side."""
     seed: int = 0
+    """The same seed and file name give the same degradation."""
     preset: str = "real-esrgan"
     """real-esrgan, mild or light"""
     crop: int | None = None
@@ -266,9 +292,19 @@ class Degrade:
     split: str | None = None
     """Only the photos that captions.jsonl puts in this split."""
     limit: int | None = None
+    """Largest number of photos; by default all."""
+    quiet: bool = False
+    """Print nothing but errors, and the object of --json."""
+    json: bool = False
+    """Print one JSON object on stdout instead: destination, pairs (their number), scale, seed, preset."""
 
     def run(self) -> None:
+        import logging
+
         from pure_jax.train.data.degrade import degrade_folder
+
+        if self.quiet:
+            logging.getLogger("pure_jax").setLevel(logging.ERROR)  # a photo that was skipped is a warning
 
         count = degrade_folder(
             self.source,
@@ -280,4 +316,8 @@ class Degrade:
             split=self.split,
             limit=self.limit,
         )
-        print(f"{self.destination}: {count} pairs")
+        if self.json:
+            facts = {"pairs": count, "scale": self.scale, "seed": self.seed, "preset": self.preset}
+            print(json.dumps({"destination": str(self.destination)} | facts))
+        elif not self.quiet:
+            print(f"{self.destination}: {count} pairs")
