@@ -19,6 +19,7 @@ from flax import struct
 from jax import Array, lax
 
 from pure_jax.config import TransformerConfig
+from pure_jax.errors import PureError
 
 QK_NORM_EPS = 1e-5
 """Fixed in the original, whatever rms_norm_eps says."""
@@ -53,6 +54,24 @@ class KVCache:
     @property
     def slots(self) -> int:
         return self.valid.shape[1]
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.keys)
+
+    def layer(self, index: int) -> tuple[Array, Array]:
+        """Keys, as rotated to their positions, and values of one layer, each [batch, slots, head, dim].
+
+        Slots from `length` on are zeros. Raises PureError for a layer that is not there.
+        """
+        if not 0 <= index < self.num_layers:
+            raise PureError(f"there is no layer {index}; the cache has layers 0 to {self.num_layers - 1}")
+
+        def own(store: Store) -> Array:
+            held, axes = _read(store[index], None) if isinstance(store, tuple) else _read(store, jnp.asarray(index))
+            return rearrange(held, f"{' '.join(axes)} -> b k h d")
+
+        return own(self.keys), own(self.values)
 
 
 def init_cache(config: TransformerConfig, batch: int, slots: int, dtype: Any = jnp.float32) -> KVCache:
@@ -221,11 +240,15 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: two residual branches. The carry is (x, stores), so that the layers can be scanned."""
+    """One layer: two residual branches. The carry is (x, stores), so that the layers can be scanned.
+
+    Beside the carry it returns x once more if `show` says so.
+    """
 
     config: TransformerConfig
     dtype: Any
     deterministic: bool
+    show: bool = False
 
     @nn.compact
     def __call__(self, carry, layer, rope, masks, starts):
@@ -239,7 +262,8 @@ class Block(nn.Module):
         x = x + drop(norm_in(y) if cfg.swin_norm else y)
         y = x if cfg.swin_norm else norm_post(x)
         y = SwiGLU(cfg, self.dtype, name="mlp")(y)
-        return (x + drop(norm_post(y) if cfg.swin_norm else y), stores), None
+        x = x + drop(norm_post(y) if cfg.swin_norm else y)
+        return (x, stores), x if self.show else None
 
 
 class Transformer(nn.Module):
@@ -261,11 +285,14 @@ class Transformer(nn.Module):
         valid: Array | None = None,
         deterministic: bool = True,
         hidden_only: bool = False,
+        all_layers: bool = False,
     ):
         """tokens, positions: int32 [batch, seq]; valid: bool [batch, seq], False for tokens nobody may look at.
 
         Returns (logits float32 [batch, seq, vocab], new cache or None). With hidden_only the first is the final-normed
         hidden state [batch, seq, hidden] in `dtype`, for callers that need only part of the head or of the sequence.
+        With all_layers it is the residual stream [layers + 1, batch, seq, hidden]: the embeddings, then what each layer
+        leaves, before the final norm.
         """
         cfg = self.config
         batch, seq = tokens.shape
@@ -274,7 +301,7 @@ class Transformer(nn.Module):
         embed = nn.Embed(
             cfg.vocab_size, cfg.hidden_size, dtype=self.dtype, embedding_init=nn.initializers.normal(0.02), name="embed"
         )
-        x = embed(tokens)
+        x = embedded = embed(tokens)
         rope = rotary(positions, cfg.head_dim, cfg.rope_theta)
 
         if caches is None:
@@ -295,22 +322,26 @@ class Transformer(nn.Module):
                 length=cfg.num_layers,
                 in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             )
-            layers = scanned(cfg, self.dtype, deterministic, name="layers")
-            (x, stores), _ = layers((x, stores), jnp.arange(cfg.num_layers), rope, masks, starts)
+            layers = scanned(cfg, self.dtype, deterministic, all_layers, name="layers")
+            (x, stores), shown = layers((x, stores), jnp.arange(cfg.num_layers), rope, masks, starts)
         else:
-            per_layer = []
+            per_layer, shown = [], []
             for i in range(cfg.num_layers):
                 own = None if stores is None else tuple((k[i], v[i]) for k, v in stores)
-                layer = block(cfg, self.dtype, deterministic, name=f"layers_{i}")
-                (x, own), _ = layer((x, own), None, rope, masks, starts)
+                layer = block(cfg, self.dtype, deterministic, all_layers, name=f"layers_{i}")
+                (x, own), state = layer((x, own), None, rope, masks, starts)
                 per_layer.append(own)
+                shown.append(state)
             if stores is not None:
                 groups = zip(*per_layer, strict=True)  # [layer][group] (k, v) -> [group] (keys, values) of all layers
                 stores = tuple((tuple(k for k, _ in g), tuple(v for _, v in g)) for g in map(list, groups))
 
         x = RMSNorm(cfg.rms_norm_eps, name="norm")(x)
         head = _dense(cfg.vocab_size, self.dtype, "lm_head")
-        out = x if hidden_only and not self.is_initializing() else head(x).astype(jnp.float32)
+        if all_layers:
+            out = jnp.concatenate([embedded[None], jnp.stack(shown)])
+        else:
+            out = x if hidden_only and not self.is_initializing() else head(x).astype(jnp.float32)
         if caches is None or stores is None:
             return out, None
         caches = tuple(

@@ -32,7 +32,8 @@ def test_logits_equal_transformers(variant: dict[str, Any]) -> None:
     model = language_model(cfg)
     ids = np.random.default_rng(1).integers(6, 60, (2, 11))
     with torch.no_grad():
-        wanted = model(input_ids=torch.tensor(ids)).logits.numpy()
+        theirs = model(input_ids=torch.tensor(ids), output_hidden_states=True)
+    wanted, stream = theirs.logits.numpy(), theirs.hidden_states[:-1]  # their last one is behind the final norm
     seen = np.setdiff1d(np.arange(cfg.vocab_size), MASKED)
     positions = jnp.broadcast_to(jnp.arange(11), (2, 11))
     unrolled, _ = transformer_from_torch(lazy_state(model), cfg)
@@ -44,6 +45,10 @@ def test_logits_equal_transformers(variant: dict[str, Any]) -> None:
         assert np.isfinite(logits).all() and wanted[..., seen].std() > 0.5
         # Measured: at most 2.4e-6 on logits of spread 1 (required: 1e-4).
         np.testing.assert_allclose(logits[..., seen], wanted[..., seen], rtol=0, atol=5e-6)
+    ours, _ = Transformer(cfg).apply({"params": params}, jnp.asarray(ids), positions, all_layers=True)
+    assert len(ours) == len(stream) + 1
+    for a, b in zip(ours, stream, strict=False):
+        np.testing.assert_allclose(a, b.numpy(), rtol=0, atol=5e-6)  # measured: at most 2.4e-6
 
 
 def test_the_old_image_tokenizer_may_be_there_or_not() -> None:

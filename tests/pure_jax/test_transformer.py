@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from pure_jax.config import TransformerConfig, pure_7b
+from pure_jax.errors import PureError
 from pure_jax.transformer import (
     KVCache,
     QKNorm,
@@ -159,6 +160,40 @@ def test_the_hidden_state_times_the_head_is_the_logits() -> None:
     hidden, _ = jax.jit(partial(Transformer(UNROLLED).apply, hidden_only=True))({"params": params}, TOKENS, positions)
     assert hidden.shape == (3, LENGTH, 32)
     close(hidden @ params["lm_head"]["kernel"], full(UNROLLED, params))
+
+
+@pytest.mark.parametrize(("config", "cached"), [(CONFIG, True), (UNROLLED, False)])
+def test_the_stream_of_all_layers_leads_from_the_embedding_to_the_logits(config, cached) -> None:
+    params = random_params(config)
+    positions = np.broadcast_to(np.arange(LENGTH), TOKENS.shape)
+    cache = init_cache(config, 3, 16) if cached else None
+    apply = jax.jit(partial(Transformer(config).apply, all_layers=True))
+    stream, _ = apply({"params": params}, TOKENS, positions, cache)
+    assert stream.shape == (config.num_layers + 1, *TOKENS.shape, config.hidden_size)
+    np.testing.assert_array_equal(stream[0], params["embed"]["embedding"][TOKENS])
+    hidden = RMSNorm(config.rms_norm_eps).apply({"params": params["norm"]}, stream[-1])
+    close(hidden @ params["lm_head"]["kernel"], full(config, params))
+
+
+def test_keys_and_values_are_the_same_in_every_order_of_the_cache() -> None:
+    """Those of the first layer follow from the embeddings alone; the others must agree between both orders."""
+    stacked = random_params(CONFIG)
+    _, scanned = extend(CONFIG, stacked, init_cache(CONFIG, 3, 16), [0, 1, 2], 0, LENGTH)
+    _, unrolled = extend(UNROLLED, unstack_layers(stacked), init_cache(UNROLLED, 3, 16), [0, 1, 2], 0, LENGTH)
+    assert scanned.num_layers == unrolled.num_layers == CONFIG.num_layers
+    for layer in range(CONFIG.num_layers):
+        for ours, theirs in zip(scanned.layer(layer), unrolled.layer(layer), strict=True):
+            assert ours.shape == (3, 16, CONFIG.num_kv_heads, CONFIG.head_dim) and not ours[:, LENGTH:].any()
+            close(ours, theirs)
+    first = jax.tree.map(lambda leaf: leaf[0], stacked["layers"])
+    x = RMSNorm(CONFIG.rms_norm_eps).apply({"params": first["input_layernorm"]}, stacked["embed"]["embedding"][TOKENS])
+    keys, values = ((x @ first["self_attn"][name]["kernel"]).reshape(3, LENGTH, 2, 8) for name in ("k_proj", "v_proj"))
+    keys = QKNorm(2).apply({"params": first["self_attn"]["k_norm"]}, keys)
+    close(unrolled.layer(0)[0][:, :LENGTH], rotate(keys, *rotary(jnp.arange(LENGTH)[None], 8, CONFIG.rope_theta)))
+    close(unrolled.layer(0)[1][:, :LENGTH], values)
+    for index in (-1, 2):
+        with pytest.raises(PureError, match=f"no layer {index}; the cache has layers 0 to 1"):
+            scanned.layer(index)
 
 
 def test_rotary_is_a_rotation_of_complex_numbers() -> None:
