@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pure_jax.config import ModelConfig
+from pure_jax.config import ModelConfig, SamplingConfig
 from pure_jax.errors import PureError
+from pure_jax.sampling import CODE, CodeDistribution, body_kind, code_distribution, guide
+from pure_jax.sequence import latent_side
 from pure_jax.transformer import Transformer
 from pure_jax.vocabulary import Vocabulary
 from pure_jax.vqgan import VQGAN, from_pixels, to_pixels
@@ -86,3 +88,44 @@ class Model:
         batch = codes if codes.ndim == 3 else codes[None]
         pixels = np.asarray(decode_codes(self.vqgan, self.params["vqgan"], batch.astype(np.int32)))
         return pixels if codes.ndim == 3 else pixels[0]
+
+
+def next_code_distribution(
+    model: Model, tokens: np.ndarray, sampling: SamplingConfig | None = None
+) -> CodeDistribution:
+    """What the code that follows a context is drawn from; a forward pass over all of it, without a cache.
+
+    Args:
+        tokens: int32 [n]: the question (`pure_jax.sequence.prompt_ids`), the answer's text, image start, both size
+            tokens, and the codes so far with their new-lines. Where guidance is on, the unconditional logits are those
+            of the last image alone.
+        sampling: None takes the model's defaults.
+
+    Returns:
+        Arrays of shape [] and [codes].
+
+    Raises:
+        PureError: no image is open at the end, or no code comes next, but a new-line or the image's end.
+    """
+    tokens, vocabulary = np.asarray(tokens, np.int32), model.vocabulary
+    sampling = sampling or model.config.sampling
+    starts = np.flatnonzero(tokens == vocabulary.image_start)
+    image = tokens[starts[-1] :] if len(starts) else tokens[:0]
+    if len(image) < 3 or vocabulary.image_end in image:
+        raise PureError("the context must end inside an image: image start, two size tokens, and codes so far")
+    height, width = (latent_side(int(id_), vocabulary) for id_ in image[1:3])
+    if int(body_kind(*map(jnp.asarray, (len(image) - 3, height, width)))) != CODE:
+        raise PureError(f"no code follows {len(image) - 3} tokens of an image of {height} x {width} codes")
+    next_logits = partial(_next_logits, model.transformer, model.params["transformer"], vocabulary.code_to_id)
+    logits = next_logits(tokens)
+    if sampling.guidance_scale != 1.0:
+        logits = guide(logits, next_logits(image), sampling.guidance_scale)
+    return code_distribution(logits, sampling)
+
+
+@partial(jax.jit, static_argnames="net")
+def _next_logits(net: Transformer, params: Any, ids: Array, tokens: Array) -> Array:
+    """Logits, float32 [ids], of these ids behind the last of tokens [n]."""
+    hidden: Any = net.apply({"params": params}, tokens[None], jnp.arange(len(tokens))[None], hidden_only=True)[0]
+    kernel = params["lm_head"]["kernel"][:, ids].astype(hidden.dtype)
+    return jnp.einsum("d,dv->v", hidden[0, -1], kernel, preferred_element_type=jnp.float32)

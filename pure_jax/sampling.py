@@ -7,6 +7,8 @@ be masked before the entropy is taken.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,6 +89,31 @@ def draw(logits: Array, noise: Array, temperature: float) -> Array:
     if temperature == 0.0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     return jnp.argmax(logits / temperature + noise, axis=-1).astype(jnp.int32)
+
+
+class CodeDistribution(NamedTuple):
+    """What a code is drawn from, for logits [..., codes]."""
+
+    entropy: Array
+    """float32 [...] nats, of all codes at temperature 1."""
+    k: Array
+    """int32 [...]"""
+    kept: Array
+    """bool [..., codes]: the k likeliest; more where several are equal to the last of them."""
+    probabilities: Array
+    """float32 [..., codes], of the kept codes at the configured temperature; at 0 the likeliest has all."""
+
+
+def code_distribution(logits: Array, config: SamplingConfig) -> CodeDistribution:
+    """Guided logits, float32 [..., codes] -> what `sample_code` draws from."""
+    entropies = entropy(logits)
+    k = dynamic_k(entropies, config)
+    kept = keep_top_k(logits, k, int(config.k_max))
+    if config.temperature == 0.0:
+        probabilities = jax.nn.one_hot(jnp.argmax(kept, axis=-1), logits.shape[-1])
+    else:
+        probabilities = jax.nn.softmax(kept / config.temperature, axis=-1)
+    return CodeDistribution(entropies, k, kept > -jnp.inf, probabilities)
 
 
 def sample_code(logits: Array, noise: Array, config: SamplingConfig) -> tuple[Array, Array]:

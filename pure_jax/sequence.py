@@ -59,7 +59,7 @@ def parse_image_block(ids: Sequence[int] | np.ndarray, vocabulary: Vocabulary) -
     ids = np.asarray(ids, np.int32)
     if len(ids) < 4 or ids[0] != vocabulary.image_start or ids[-1] != vocabulary.image_end:
         raise PureError("an image block must open with image start and close with image end")
-    h, w = (_latent_side(id_, vocabulary) for id_ in ids[1:3])
+    h, w = (latent_side(id_, vocabulary) for id_ in ids[1:3])
     body = ids[3:-1]
     if len(body) != h * (w + 1):
         raise PureError(f"an image block of {h} x {w} codes needs {h * (w + 1)} body tokens, but has {len(body)}")
@@ -85,7 +85,8 @@ def _grid_id(side: int, vocabulary: Vocabulary) -> int:
     return int(vocabulary.grid_ids[grids])
 
 
-def _latent_side(id_: int, vocabulary: Vocabulary) -> int:
+def latent_side(id_: int, vocabulary: Vocabulary) -> int:
+    """Latent positions that a size token names. Raises PureError for an id that is none."""
     grids = np.flatnonzero(vocabulary.grid_ids == id_)
     if id_ < 0 or len(grids) != 1 or grids[0] == 0:
         raise PureError(f"id {id_} stands where an image block says its size, but is no grid token")

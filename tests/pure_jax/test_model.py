@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pure_jax.config import SamplingConfig
 from pure_jax.errors import PureError
-from pure_jax.model import Model
+from pure_jax.infer.decoding.generate import generate
+from pure_jax.model import Model, next_code_distribution
+from pure_jax.sampling import draw, gumbel_noise, position_keys
+from pure_jax.sequence import answer_text_ids, image_block, prompt_ids
 from tests.models import tiny_model
 
 
@@ -87,3 +92,49 @@ def test_decode_refuses_what_are_no_codes(model: Model, codes: np.ndarray, compl
 def test_descriptions_of_the_networks_compare_equal_so_that_jit_compiles_once(model: Model) -> None:
     assert model.transformer == model.transformer and hash(model.transformer) == hash(model.transformer)
     assert model.vqgan == model.vqgan and hash(model.vqgan) == hash(model.vqgan)
+
+
+# ---- the next code -------------------------------------------------------------------------------------------------
+
+
+def context(model: Model, codes: np.ndarray, text: str, answered: np.ndarray, place: int) -> np.ndarray:
+    """What stands before the code at `place` of the answer, counted in raster order."""
+    row, column = divmod(place, answered.shape[1])
+    block = image_block(answered, model.vocabulary)[: 3 + row * (answered.shape[1] + 1) + column]
+    parts = [
+        prompt_ids(model.tokenizer, model.vocabulary, codes),
+        answer_text_ids(model.tokenizer, model.vocabulary, text),
+    ]
+    return np.concatenate([*parts, block])
+
+
+@pytest.mark.parametrize("guidance", [1.0, 0.8])
+def test_the_next_code_is_drawn_from_its_distribution_as_in_decoding(model: Model, guidance: float) -> None:
+    text, seed = "A cat.", 3
+    codes = np.random.default_rng(0).integers(0, 64, (1, 4, 4))
+    length = len(answer_text_ids(model.tokenizer, model.vocabulary, text))  # then the text is the forced one
+    sampling = SamplingConfig(guidance_scale=guidance, k_max=50.0, max_text_tokens=length)
+    [answer] = generate(model, codes, seed=seed, sampling=sampling, text_prefix=text)
+    for place in (0, 6):
+        tokens = context(model, codes[0], text, answer.codes, place)
+        found = next_code_distribution(model, tokens, sampling)
+        assert float(found.entropy) == pytest.approx(answer.entropy.ravel()[place], abs=1e-4)
+        noise = gumbel_noise(position_keys(seed, jnp.zeros(1, jnp.int32), jnp.array([len(tokens)])), 64)
+        drawn = draw(jnp.log(found.probabilities), noise[0], 1.0)
+        assert int(drawn) == answer.codes.ravel()[place]
+
+
+@pytest.mark.parametrize(
+    ("stop", "complaint"),
+    [
+        (0, "must end inside an image"),
+        (2, "must end inside an image"),
+        (3 + 4, "no code follows 4 tokens of an image of 4 x 4 codes"),
+        (3 + 4 * 5, "no code follows 20 tokens"),
+        (3 + 4 * 5 + 1, "must end inside an image"),
+    ],
+)
+def test_a_context_that_no_code_follows_is_refused(model: Model, stop: int, complaint: str) -> None:
+    block = image_block(np.zeros((4, 4), np.int32), model.vocabulary)
+    with pytest.raises(PureError, match=complaint):
+        next_code_distribution(model, block[:stop])

@@ -17,6 +17,7 @@ from pure_jax.sampling import (
     END,
     NEW_LINE,
     body_kind,
+    code_distribution,
     draw,
     dynamic_k,
     entropy,
@@ -209,3 +210,45 @@ def test_the_body_has_the_layout_of_an_image_block(height: int, width: int) -> N
     index = jnp.arange(len(body) + 5)
     expected = np.concatenate([kinds, np.full(5, END)])
     np.testing.assert_array_equal(body_kind(index, jnp.asarray(height), jnp.asarray(width)), expected)
+
+
+# ---- the distribution that is drawn from ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.9, 0.25])
+def test_the_distribution_is_that_of_numpy(temperature: float) -> None:
+    config = SamplingConfig(temperature=temperature, k_max=40.0, entropy_center=3.0)
+    logits = lively_logits((5, 64))
+    found = code_distribution(jnp.asarray(logits), config)
+    for row, e, k, kept, probabilities in zip(logits.astype(np.float64), *map(np.asarray, found), strict=True):
+        p = scipy.special.softmax(row)
+        assert e == pytest.approx(scipy.stats.entropy(p), abs=1e-5) and k == reference_k(float(e), config)
+        np.testing.assert_array_equal(kept, row >= np.sort(row)[-k])
+        wanted = np.zeros(64)
+        wanted[kept] = scipy.special.softmax(row[kept] / temperature)
+        np.testing.assert_allclose(probabilities, wanted, rtol=0, atol=1e-6)
+
+
+def test_all_codes_that_equal_the_last_one_kept_are_kept() -> None:
+    config = SamplingConfig(k_min=2.0, k_max=2.0)
+    found = code_distribution(jnp.array([3.0, 1.0, 0.0, 1.0]), config)
+    assert int(found.k) == 2 and found.kept.tolist() == [True, True, False, True]
+
+
+def test_greedy_gives_the_likeliest_code_everything() -> None:
+    logits = jnp.array([1.0, 4.0, 4.0, 0.0])  # the first of two equal ones, as `draw` takes it
+    found = code_distribution(logits, SamplingConfig(temperature=0.0))
+    assert found.probabilities.tolist() == [0, 1, 0, 0] and int(draw(logits, jnp.zeros(4), 0.0)) == 1
+
+
+def test_codes_are_drawn_as_often_as_their_probabilities_say() -> None:
+    config = SamplingConfig(k_max=10.0, entropy_center=2.0)
+    logits = jnp.asarray(lively_logits((16,), scale=1.0))
+    wanted = np.asarray(code_distribution(logits, config).probabilities)
+    count = 20_000
+    noise = gumbel_noise(position_keys(0, jnp.zeros(count, jnp.int32), jnp.arange(count)), 16)
+    codes, _ = sample_code(jnp.broadcast_to(logits, (count, 16)), noise, config)
+    frequencies = np.bincount(np.asarray(codes), minlength=16) / count
+    assert (frequencies[wanted == 0] == 0).all() and (wanted == 0).any()
+    # Five standard deviations of a share of 20,000 draws.
+    assert (np.abs(frequencies - wanted) <= 5 * np.sqrt(wanted * (1 - wanted) / count)).all()
