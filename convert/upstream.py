@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pure_jax.checkpoint import Checkpoint, read_json
+from pure_jax.checkpoint import Checkpoint, Tensors, read_json
 from pure_jax.config import ModelConfig
 from pure_jax.convert.chameleon import canonical, config_from_torch, norm_ranks, transformer_from_torch
 from pure_jax.convert.hub import origin_of
@@ -33,6 +33,22 @@ class Upstream(NamedTuple):
 
     checkpoint: Checkpoint
     remarks: list[str]
+
+
+class Network(NamedTuple):
+    """One network's configuration and its parameters, not read yet, layers unrolled."""
+
+    config: Any
+    tensors: Tensors
+
+
+class LanguageModel(NamedTuple):
+    """The language model of a directory, what a user should know, names of tensors not needed, config.json."""
+
+    network: Network
+    remarks: list[str]
+    unused: list[str]
+    values: dict[str, Any]
 
 
 def is_upstream(directory: Path) -> bool:
@@ -63,6 +79,46 @@ def open_upstream(
     Raises:
         PureError: a part is missing, broken, of another size or of another model; the message names file and tensor.
     """
+    transformer, remarks, not_used, values = open_language_model(directory)
+    if values.get("mask_image_logits"):
+        remarks.append(
+            "config.json asks to mask the logits of image codes (mask_image_logits); such a model cannot write "
+            "pictures, so they stay unmasked here"
+        )
+    image_file = Path(vqgan) if vqgan is not None else own_image_tokenizer(directory)
+    image, unused = open_image_tokenizer(image_file, vqgan_weights)
+    if unused:
+        remarks.append(f"not used of {image_file.name}: {_listed(unused)}")
+    not_used += [f"{image_file.name}: {name}" for name in unused]
+
+    config = ModelConfig(
+        transformer=transformer.config,
+        vqgan=image.config,
+        codes_per_grid=max(1, GRID_PIXELS // image.config.stride),
+    )
+    tokenizer_file = Path(tokenizer) if tokenizer is not None else directory / "tokenizer.json"
+    _check_codes(tokenizer_file, config, image_file)
+    text, vocabulary = read_tokenizer(tokenizer_file, config)
+    _check_names(tokenizer_file, text, values)
+    name, commit = origin_of(directory)
+    record = {
+        "model": name,
+        "commit": commit,
+        "vqgan": image_file.name,
+        "tokenizer": tokenizer_file.name,
+        "unused": not_used,
+        "config": values,
+    }
+    networks = {"transformer": transformer.tensors, "vqgan": image.tensors}
+    return Upstream(Checkpoint(directory, config, networks, text, vocabulary, record), remarks)
+
+
+def open_language_model(directory: Path) -> LanguageModel:
+    """Open config.json and the safetensors beside it, nothing else.
+
+    Raises:
+        PureError: as `open_upstream`.
+    """
     config_file = directory / "config.json"
     values = read_json(config_file)
     if not isinstance(values, dict):
@@ -82,48 +138,25 @@ def open_upstream(
     if isinstance(layers, int) and layers > len(tensors):
         raise PureError(f"{config_file}: num_hidden_layers is {layers}, more than the {len(tensors)} tensors there are")
     ranks = norm_ranks(tensors, layers if isinstance(layers, int) else 0)
-    transformer = config_from_torch(values, str(config_file), ranks)
-    language, unused = _named(directory, transformer_from_torch, tensors, transformer, places=places)
+    config = config_from_torch(values, str(config_file), ranks)
+    language, unused = _named(directory, transformer_from_torch, tensors, config, places=places)
     if unused:
         remarks.append(f"not used: {_listed(unused)}")
-    not_used += unused
-    if values.get("mask_image_logits"):
-        remarks.append(
-            "config.json asks to mask the logits of image codes (mask_image_logits); such a model cannot write "
-            "pictures, so they stay unmasked here"
-        )
+    return LanguageModel(Network(config, language), remarks, not_used + unused, values)
 
-    image_file = Path(vqgan) if vqgan is not None else _own_vqgan(directory)
-    if image_file.suffix != ".safetensors":
-        image_tensors, others = open_pt(image_file, vqgan_weights)
-    elif vqgan_weights is None:
-        image_tensors, others = open_safetensors(image_file), []
+
+def open_image_tokenizer(file: Path, weights: str | None = None) -> tuple[Network, list[str]]:
+    """Open LlamaGen's file; also returns the names in it that are not needed. Arguments and errors: `open_upstream`."""
+    others: list[str] = []
+    if file.suffix != ".safetensors":
+        tensors, others = open_pt(file, weights)
+    elif weights is None:
+        tensors = open_safetensors(file)
     else:
-        raise PureError(f"{image_file} has one set of weights; leave vqgan_weights out")
-    image_config = _named(image_file, config_from_tensors, {name: t.shape for name, t in image_tensors.items()})
-    image, unused = _named(image_file, vqgan_from_torch, image_tensors, image_config)
-    if unused + others:
-        remarks.append(f"not used of {image_file.name}: {_listed(unused + others)}")
-    not_used += [f"{image_file.name}: {name}" for name in unused + others]
-
-    config = ModelConfig(
-        transformer=transformer, vqgan=image_config, codes_per_grid=max(1, GRID_PIXELS // image_config.stride)
-    )
-    tokenizer_file = Path(tokenizer) if tokenizer is not None else directory / "tokenizer.json"
-    _check_codes(tokenizer_file, config, image_file)
-    text, vocabulary = read_tokenizer(tokenizer_file, config)
-    _check_names(tokenizer_file, text, values)
-    name, commit = origin_of(directory)
-    record = {
-        "model": name,
-        "commit": commit,
-        "vqgan": image_file.name,
-        "tokenizer": tokenizer_file.name,
-        "unused": not_used,
-        "config": values,
-    }
-    checkpoint = Checkpoint(directory, config, {"transformer": language, "vqgan": image}, text, vocabulary, record)
-    return Upstream(checkpoint, remarks)
+        raise PureError(f"{file} has one set of weights; leave vqgan_weights out")
+    config = _named(file, config_from_tensors, {name: t.shape for name, t in tensors.items()})
+    named, unused = _named(file, vqgan_from_torch, tensors, config)
+    return Network(config, named), unused + others
 
 
 def _open_shards(directory: Path) -> dict[str, dict[str, LazyTensor]]:
@@ -182,7 +215,8 @@ def _named(path: Path, function: Any, *args: Any, places: Mapping[str, str] | No
         raise PureError(f"{before}{error}" + (f" (in {_listed(files)})" if files else "")) from error
 
 
-def _own_vqgan(directory: Path) -> Path:
+def own_image_tokenizer(directory: Path) -> Path:
+    """The one .pt file of a directory. Raises PureError if there is none, or several."""
     found = sorted(directory.glob("*.pt"))
     if len(found) != 1:
         several = ", ".join(path.name for path in found)

@@ -16,14 +16,23 @@ if TYPE_CHECKING:
     from pure_jax.checkpoint import save
     from pure_jax.config import ModelConfig, SamplingConfig, TransformerConfig, VQGANConfig
     from pure_jax.convert.opening import load
+    from pure_jax.convert.parts import load_transformer, load_vqgan
     from pure_jax.infer.restore import Restoration, Restorer
-    from pure_jax.model import Model
+    from pure_jax.model import Model, decode_codes, encode_images, next_code_distribution
+    from pure_jax.sampling import CodeDistribution, code_distribution
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "load": "pure_jax.convert.opening",
+    "load_transformer": "pure_jax.convert.parts",
+    "load_vqgan": "pure_jax.convert.parts",
     "save": "pure_jax.checkpoint",
+    "CodeDistribution": "pure_jax.sampling",
+    "code_distribution": "pure_jax.sampling",
+    "decode_codes": "pure_jax.model",
+    "encode_images": "pure_jax.model",
+    "next_code_distribution": "pure_jax.model",
     "Model": "pure_jax.model",
     "ModelConfig": "pure_jax.config",
     "Restoration": "pure_jax.infer.restore",
@@ -33,6 +42,7 @@ _HOMES = {
     "VQGANConfig": "pure_jax.config",
 }
 __all__ = [
+    "CodeDistribution",
     "Model",
     "ModelConfig",
     "PureError",
@@ -41,7 +51,13 @@ __all__ = [
     "SamplingConfig",
     "TransformerConfig",
     "VQGANConfig",
+    "code_distribution",
+    "decode_codes",
+    "encode_images",
     "load",
+    "load_transformer",
+    "load_vqgan",
+    "next_code_distribution",
     "save",
 ]
 

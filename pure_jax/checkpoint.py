@@ -196,7 +196,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     config = read_config(directory)
     family = FAMILIES[config.family]
     tokenizer_json, vocabulary = family.read_tokenizer(directory / "tokenizer.json", config)
-    tensors = {name: _open_network(directory, name, wanted) for name, wanted in family.shapes(config).items()}
+    tensors = {name: open_network(directory, name, wanted) for name, wanted in family.shapes(config).items()}
     upstream, card = directory / "upstream.json", directory / "README.md"
     return Checkpoint(
         directory,
@@ -209,7 +209,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     )
 
 
-def _open_network(directory: Path, name: str, wanted: Mapping[str, tuple[int, ...]]) -> Tensors:
+def open_network(directory: Path, name: str, wanted: Mapping[str, tuple[int, ...]]) -> Tensors:
     """One network's parameters, checked one by one against the shapes `wanted`."""
     file, folder = directory / f"{name}.safetensors", directory / name
     if file.is_file():
@@ -304,14 +304,14 @@ def place(
     }
     scan = jax.default_backend() != "cpu" if scan_layers is None else scan_layers
     config, tensors = with_layers(checkpoint.config, tensors, scan)
-    params = {
-        name: traverse_util.unflatten_dict(
-            {path: _place(tensor, _sharding(mesh, f"{name}.{path}", tensor.shape)) for path, tensor in own.items()},
-            sep=".",
-        )
-        for name, own in tensors.items()
-    }
+    params = {name: place_network(name, own, mesh) for name, own in tensors.items()}
     return family.model(config, params, text, checkpoint.vocabulary, compute)
+
+
+def place_network(name: str, tensors: Tensors, mesh: Mesh | None = None) -> dict[str, Any]:
+    """Read one network's parameters into device memory, as nested dicts. name: of the network, for the sharding."""
+    placed = {path: _place(t, _sharding(mesh, f"{name}.{path}", t.shape)) for path, t in tensors.items()}
+    return traverse_util.unflatten_dict(placed, sep=".")
 
 
 def _sharding(mesh: Mesh | None, path: str, shape: tuple[int, ...]) -> Sharding:
