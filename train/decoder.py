@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import flax
 import jax
@@ -67,7 +68,7 @@ def load_tiles(path: Path) -> RestoredTiles:
     try:
         with np.load(path, allow_pickle=False) as file:
             return RestoredTiles(file["codes"], file["pixels"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise PureError(f"{path} cannot be read ({error}); remove it, and the next run makes it again") from error
 
 
@@ -93,7 +94,7 @@ def init_state(vqgan_params: Any, config: DecoderTrainConfig, tile: int) -> Deco
 
 
 def make_step(
-    model_config: VQGANConfig, vqgan_params: Any, config: DecoderTrainConfig, perceptual_params: Any
+    model_config: VQGANConfig, vqgan_params: Any, config: DecoderTrainConfig, perceptual_params: Any | None
 ) -> Callable[[DecoderState, tuple], tuple[DecoderState, dict[str, Array]]]:
     """The jitted update (state, what `batch_at` gives) -> (state, metrics): decoder, EMA, then discriminator.
 
@@ -108,7 +109,9 @@ def make_step(
 
     def fidelity(y: Array, x: Array) -> tuple[Array, dict[str, Array]]:
         l1, l2 = jnp.abs(x - y).mean(), jnp.square(x - y).mean()
-        distances = perceptual_distance(perceptual_params, (x + 1) / 2, (y + 1) / 2)
+        distances = jnp.zeros(len(x))
+        if perceptual_params is not None:
+            distances = perceptual_distance(perceptual_params, (x + 1) / 2, (y + 1) / 2)
         loss = config.l1_weight * l1 + config.l2_weight * l2 + config.perceptual_weight * distances.mean()
         fresh, restored = jnp.split(distances, 2)
         return loss, {"loss": loss, "l1": l1, "perceptual_fresh": fresh.mean(), "perceptual_restored": restored.mean()}
@@ -134,7 +137,7 @@ def make_step(
             return -disc.apply({"params": state.disc_params}, y).mean()
 
         adversarial_slope = jax.grad(fooled)(y)
-        scale = optax.global_norm(slope) / (optax.global_norm(adversarial_slope) + 1e-12)
+        scale = optax.tree.norm(slope) / (optax.tree.norm(adversarial_slope) + 1e-12)
         begun = state.step >= config.adversarial_start
         (grads,) = backward(slope + jnp.where(begun, config.adversarial_weight * scale, 0.0) * adversarial_slope)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

@@ -43,7 +43,7 @@ from pure_jax.train.data.photos import Photo, load_photos
 from pure_jax.train.data.records import SCALE, TILES_PER_SIDE, RecordRounds, Records, build_records, region_at
 from pure_jax.train.decoder import RestoredTiles, load_tiles, save_tiles
 from pure_jax.train.language_model import tercile_thresholds
-from pure_jax.train.loop import newest_tree
+from pure_jax.train.loop import newest_step, newest_tree
 from pure_jax.train.recipes import Recipe
 from pure_jax.train.stages import train_decoder, train_language_model, train_vqgan, trained_vqgan
 from pure_jax.train.tokenizer import train_tokenizer
@@ -159,11 +159,15 @@ class DemoRun:
         return True
 
     def vqgan(self) -> bool:
+        if newest_step(self.out / "vqgan") >= self.recipe.vqgan.steps:
+            return True
         return train_vqgan(
             self.train_photos, self.recipe.model, self.recipe.vqgan, self.out / "vqgan", deadline=self.deadline
         )
 
     def language_model(self) -> bool:
+        if newest_step(self.out / "lm") >= self.recipe.lm.steps:
+            return True
         recipe, params = self.recipe, trained_vqgan(self.out / "vqgan")
         rounds = RecordRounds(
             self.out / "records",
@@ -219,6 +223,8 @@ class DemoRun:
         return load_tiles(path)
 
     def decoder(self) -> bool:
+        if newest_step(self.out / "decoder") >= self.recipe.decoder.steps:
+            return True
         return train_decoder(
             self.train_photos,
             self.restored_tiles,
@@ -238,13 +244,17 @@ class DemoRun:
             degrade_folder(self.photos, folder, crop=crop, split=split, seed=self.recipe.seed, names=names)
         return folder
 
+    @cached_property
+    def perceptual(self) -> Any:
+        return load_params()
+
     def measure(self, pairs: Path, restorer: Any) -> Evaluation:
         return evaluate(
             pairs,
             restorer,
             scale=SCALE,
             seed=self.recipe.seed,
-            perceptual_params=load_params(),
+            perceptual_params=self.perceptual,
             niqe_params=load_niqe_params(self.niqe) if self.niqe else None,
         )
 

@@ -117,7 +117,7 @@ def train_decoder(
 
     state = train(
         decoder.init_state(vqgan_params, options, config.tile_size),
-        decoder.make_step(config.vqgan, vqgan_params, options, load_params()),
+        decoder.make_step(config.vqgan, vqgan_params, options, load_params() if options.perceptual_weight else None),
         lambda step: decoder.batch_at(restored, crops_at, options, step),
         steps=options.steps,
         directory=out,

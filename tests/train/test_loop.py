@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 
 import flax
 import jax
@@ -13,7 +14,7 @@ import pytest
 from jax import Array
 
 from pure_jax.errors import PureError
-from pure_jax.train.loop import batches, checkpoint_manager, newest_tree, train
+from pure_jax.train.loop import batches, checkpoint_manager, newest_step, newest_tree, train
 
 
 @flax.struct.dataclass
@@ -150,3 +151,14 @@ def test_a_directory_without_checkpoints_is_refused(tmp_path):
     checkpoint_manager(tmp_path).close()
     with pytest.raises(PureError, match="no finished checkpoint yet"):
         newest_tree(tmp_path)
+
+
+def test_a_deadline_ends_the_run_with_a_checkpoint_and_the_rest_follows(tmp_path):
+    whole = train(START, walk, numbers, steps=6, directory=tmp_path / "whole")
+    cut = train(START, walk, numbers, steps=6, directory=tmp_path / "cut", deadline=time.monotonic() - 1)
+    assert int(cut.step) == newest_step(tmp_path / "cut") == 1
+    assert_equal(train(START, walk, numbers, steps=6, directory=tmp_path / "cut"), whole)
+
+
+def test_the_newest_step_of_no_run_is_0(tmp_path):
+    assert newest_step(tmp_path) == 0
