@@ -141,5 +141,8 @@ def test_the_extras_are_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert set(project["optional-dependencies"]) >= {"cuda", "tpu", "train", "convert", "eval", "dev"}
     assert project["scripts"] == {"pure": "pure_jax.__main__:main"}
+    imported = {name.split(".")[0] for file in FILES.values() for name in names_in(file.read_text(encoding="utf-8"))}
+    for extra in ("train", "convert", "eval"):
+        assert {name.replace("-", "_") for name in project["optional-dependencies"][extra]} <= imported
     core = " ".join(project["dependencies"])
     assert "torch" not in core  # torch serves the converter, the evaluation and the tests only
