@@ -139,7 +139,7 @@ def config_from_torch(values: Mapping[str, Any], where: str, model_parallel_size
         return TransformerConfig(**ours)
     except PureError as error:
         raise PureError(f"{where}: {error}") from error
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise PureError(f"{where} has a field of the wrong type ({error}); get the file again") from error
 
 

@@ -33,7 +33,7 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from pure_jax.config import ModelConfig, TransformerConfig, VQGANConfig, from_dict, to_dict
 from pure_jax.errors import PureError
-from pure_jax.files import new_directory
+from pure_jax.files import new_directory, read_text
 from pure_jax.model import Model
 from pure_jax.sharding import parameter_sharding
 from pure_jax.tensors import Index, LazyTensor, cast, entry, in_memory, open_safetensors, stacked, write_safetensors
@@ -154,23 +154,25 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file of a model directory.
 
     Raises:
-        PureError: no such directory or file, or no JSON.
+        PureError: no such directory or file, no ordinary file, or no JSON.
     """
     if not path.parent.is_dir():
         raise PureError(f"{path.parent} is not a model directory: there is no such directory")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except FileNotFoundError as error:
         raise PureError(f"{path.parent} is not a model directory: {path.name} is missing") from error
     except (OSError, ValueError) as error:
-        raise PureError(f"{path} cannot be read as JSON: {error}") from error
+        raise PureError(f"{path} cannot be read as JSON: {getattr(error, 'strerror', None) or error}") from error
+    except RecursionError as error:
+        raise PureError(f"{path} cannot be read as JSON: its brackets are nested too deep") from error
 
 
 def read_config(directory: Path) -> ModelConfig:
     """Parse and check config.json.
 
     Raises:
-        PureError: no such directory or file, no JSON, unknown or ill-typed fields, values out of range.
+        PureError: no such directory or file, no JSON, unknown, absent or ill-typed fields, values out of range.
     """
     path = directory / "config.json"
     try:
@@ -181,16 +183,23 @@ def read_config(directory: Path) -> ModelConfig:
 
 @cache
 def parameter_shapes(config: TransformerConfig | VQGANConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of a network by path, from its configuration alone."""
+    """Shape of every parameter of a network by path, sorted, from its configuration alone."""
     key = jax.random.key(0)
     if isinstance(config, TransformerConfig):
         token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-        variables = jax.eval_shape(Transformer(config).init, key, token, token)
+        # Scanned, a block is traced once, however many layers there are.
+        scanned = dataclasses.replace(config, scan_layers=True)
+        variables = jax.eval_shape(Transformer(scanned).init, key, token, token)
     else:
         image = jax.ShapeDtypeStruct((1, config.stride, config.stride, 3), jnp.float32)
         variables = jax.eval_shape(VQGAN(config).init, key, image)
     flat = traverse_util.flatten_dict(variables["params"], sep=".")
-    return {path: leaf.shape for path, leaf in flat.items()}
+    shapes = {path: leaf.shape for path, leaf in flat.items()}
+    if isinstance(config, TransformerConfig) and not config.scan_layers:
+        stack = [path for path in shapes if path.startswith(_STACK)]
+        layer = {path[len(_STACK) :]: shapes.pop(path)[1:] for path in stack}
+        shapes |= {f"layers_{i}.{path}": shape for i in range(config.num_layers) for path, shape in layer.items()}
+    return dict(sorted(shapes.items(), key=lambda item: item[0].split(".")))
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:

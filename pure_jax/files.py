@@ -1,15 +1,34 @@
-"""Files that appear whole or not at all."""
+"""Files that are read only if they can be, and that appear whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pure_jax.errors import PureError
+
+LARGEST_TEXT = 64 << 20
+"""Bytes; the tokenizer files of the largest vocabularies are a third of it."""
+
+
+def read_text(path: Path) -> str:
+    """The text (UTF-8) of an ordinary file of at most LARGEST_TEXT bytes: a pipe or a device may never end.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is not that.
+    """
+    info = path.stat()
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError(errno.EINVAL, "it is no ordinary file")
+    if info.st_size > LARGEST_TEXT:
+        raise OSError(errno.EFBIG, f"it has more than {LARGEST_TEXT >> 20} MiB")
+    return path.read_text(encoding="utf-8")
 
 
 @contextmanager
