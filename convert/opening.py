@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from pure_jax.convert.hub import download, is_hub_id
 from pure_jax.convert.upstream import open_upstream
 from pure_jax.errors import PureError
 from pure_jax.model import Model
+
+logger = logging.getLogger(__name__)
 
 
 def load(
@@ -25,6 +28,8 @@ def load(
     revision: str | None = None,
 ) -> Model:
     """Load a model: a native directory, or the original's PyTorch files (read straight into place).
+
+    What is there but not used or not followed, of PyTorch files, is logged as a warning, one sentence each.
 
     Args:
         source: a model directory; a directory with a PyTorch model in Hugging Face's layout (PURE, Lumina-mGPT,
@@ -45,7 +50,9 @@ def load(
     compute_dtype(dtype)  # refused before anything is downloaded
     path = find(demo_directory() if source is None else source, revision)
     if is_upstream(path):
-        checkpoint = open_upstream(path, vqgan=vqgan, tokenizer=tokenizer).checkpoint
+        checkpoint, remarks = open_upstream(path, vqgan=vqgan, tokenizer=tokenizer)
+        for remark in remarks:
+            logger.warning("%s: %s", path, remark)
     elif vqgan is not None or tokenizer is not None:
         raise PureError(f"{path} has its own tokenizers; leave {'tokenizer' if vqgan is None else 'vqgan'} out")
     else:
