@@ -63,30 +63,56 @@ def new_directory(path: Path) -> Iterator[Path]:
         raise PureError(f"{path} exists already; name a new directory or remove it first")
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.mkdir(parents=True, exist_ok=True)
-        with _locked(partial, path):
-            try:
-                for rest in partial.iterdir():
-                    shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
-                yield partial
-                os.replace(partial, path)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+        with scratch(partial, path):
+            yield partial
+            os.replace(partial, path)
     except OSError as error:
         raise PureError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager
-def _locked(directory: Path, path: Path) -> Iterator[None]:
-    """Keep other runs out of `directory`; the lock goes with the process, even a killed one."""
-    import fcntl  # not on Windows, which can still restore pictures
+def scratch(directory: Path, path: Path) -> Iterator[None]:
+    """A directory that is there for the block only: empty, whatever a killed run left in it, and no other run's.
 
-    descriptor = os.open(directory, os.O_RDONLY)
+    path: what is being made in it, for the message.
+
+    Raises:
+        PureError: another run has it. OSError: it cannot be made.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with locked(directory, f"{path} is being written by another run; wait for it or name another directory"):
+        try:
+            for rest in directory.iterdir():
+                shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+            yield
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Keep other runs out by a lock on a directory, or on a file, which is made.
+
+    It goes with the process, even a killed one. Where there are no such locks (on Windows, on some network disks),
+    nobody is kept out.
+
+    Raises:
+        PureError: another has the lock; says `busy`. OSError: the file cannot be made.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        import fcntl
+    except ImportError:
         yield
-    except BlockingIOError as error:
-        raise PureError(f"{path} is being written by another run; wait for it or name another directory") from error
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PureError(busy) from error
+        except OSError:
+            pass
+        yield
     finally:
         os.close(descriptor)
 

@@ -256,7 +256,7 @@ class Degrade:
 
     source: Annotated[Path, tyro.conf.Positional]
     destination: Annotated[Path, tyro.conf.Positional]
-    """Gets gt/, lq/ and pairs.jsonl."""
+    """Empty or new folder; gets gt/, lq/ and pairs.jsonl, all of it or nothing."""
     scale: int = 4
     seed: int = 0
     preset: str = "real-esrgan"
@@ -265,11 +265,21 @@ class Degrade:
     """Side of the square cut out of each photo's centre; by default all of it."""
     split: str | None = None
     """Only the photos that captions.jsonl puts in this split."""
+    names: Path | None = None
+    """Text file with the names of the photos to take, one a line; by default all."""
     limit: int | None = None
+    """Take the first so many photos by name; by default all."""
+    overwrite: bool = False
+    """Replace the pairs that lie in the destination; by default it must be empty."""
 
     def run(self) -> None:
         from pure_jax.train.data.degrade import degrade_folder
 
+        names = None
+        if self.names is not None:
+            names = [line.strip() for line in _read(self.names).splitlines() if line.strip()]
+            if not names:
+                raise PureError(f"{self.names} names no photo; write one file name a line")
         count = degrade_folder(
             self.source,
             self.destination,
@@ -278,6 +288,8 @@ class Degrade:
             preset=self.preset,
             crop=self.crop,
             split=self.split,
+            names=names,
             limit=self.limit,
+            overwrite=self.overwrite,
         )
         print(f"{self.destination}: {count} pairs")
