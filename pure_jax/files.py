@@ -117,7 +117,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def not_writable(path: Path, error: OSError) -> PureError:
+def not_writable(path: Path | str, error: OSError) -> PureError:
     """The sentence for an output that cannot be written."""
     # `strerror` is the reason without the path that str(error) repeats.
     reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
