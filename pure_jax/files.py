@@ -117,6 +117,23 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def require_writable(path: Path) -> None:
+    """Make the directory that a file is to lie in, and see that files can be made there: before the work, not after it.
+
+    Raises:
+        PureError: it cannot be.
+    """
+    try:
+        if path.is_dir():
+            raise OSError(errno.EISDIR, "it is a directory")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".pure-{secrets.token_hex(8)}.part")
+        beside.touch()
+        beside.unlink()
+    except OSError as error:
+        raise not_writable(path, error) from error
+
+
 def not_writable(path: Path | str, error: OSError) -> PureError:
     """The sentence for an output that cannot be written."""
     # `strerror` is the reason without the path that str(error) repeats.

@@ -41,14 +41,16 @@ class TrainTokenizer:
     text_vocab: int = 900
 
     def run(self) -> None:
+        from pure_jax.files import replacing, require_writable
         from pure_jax.train.data.photos import load_photos
         from pure_jax.train.tokenizer import train_tokenizer
 
+        require_writable(self.out)
         captions = [photo.caption for photo in load_photos(self.photos) if photo.caption]
         codebook = _preset(self.preset).vqgan.codebook_size
         tokenizer = train_tokenizer(captions, codebook_size=codebook, text_vocab=self.text_vocab)
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(str(self.out))
+        with replacing(self.out) as beside:
+            beside.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
         print(f"{self.out}: {tokenizer.get_vocab_size()} ids from {len(captions)} captions")
 
 
@@ -62,6 +64,8 @@ class TrainVQGAN:
     preset: str = "demo"
     """Model preset whose tokenizer sizes are used."""
     save_every: int = 200
+    allow_change: bool = False
+    """Go on with these options although the run was begun with others; --steps may be raised without it."""
     train: Annotated[VQGANTrainConfig, tyro.conf.arg(name="")] = field(default_factory=VQGANTrainConfig)
     interrupted: ClassVar[str] = RESUMES
 
@@ -69,8 +73,9 @@ class TrainVQGAN:
         from pure_jax.train.data.photos import load_photos
         from pure_jax.train.stages import train_vqgan
 
+        preset = _preset(self.preset)
         photos = load_photos(self.photos, minimum=self.train.crop * 2)
-        train_vqgan(photos, _preset(self.preset), self.train, self.out, save_every=self.save_every)
+        train_vqgan(photos, preset, self.train, self.out, save_every=self.save_every, allow_change=self.allow_change)
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,13 @@ class MakeRecords:
         import numpy as np
         from rich.progress import Progress
 
+        from pure_jax.files import require_writable
         from pure_jax.train.data.photos import load_photos
         from pure_jax.train.data.records import TILES_PER_SIDE, build_records, save_records
         from pure_jax.train.loop import newest_tree
 
         config = _preset(self.preset)
+        require_writable(self.out)
         photos = load_photos(self.photos, minimum=config.tile_size * TILES_PER_SIDE)
         with Progress() as progress:
             task = progress.add_task("regions", total=self.regions)
@@ -122,6 +129,8 @@ class TrainLanguageModel:
     out: Path = Path("runs/lm")
     preset: str = "demo"
     save_every: int = 100
+    allow_change: bool = False
+    """Go on with these options although the run was begun with others; --steps may be raised without it."""
     train: Annotated[LanguageModelTrainConfig, tyro.conf.arg(name="")] = field(default_factory=LanguageModelTrainConfig)
     interrupted: ClassVar[str] = RESUMES
 
@@ -140,6 +149,7 @@ class TrainLanguageModel:
             trained_vqgan(self.vqgan),
             self.out,
             save_every=self.save_every,
+            allow_change=self.allow_change,
         )
 
 
