@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from pure_jax.checkpoint import parameter_shapes
 from pure_jax.config import TransformerConfig
 from pure_jax.convert.tables import KEEP, LINEAR, NORM_ROWS, Row, Shape, distinct_rows, from_torch, to_torch
 from pure_jax.errors import PureError
+from pure_jax.pure import parameter_shapes
 from pure_jax.tensors import LazyTensor
 
 IMAGE, IMAGE_RESERVED = "<image>", "<reserved08707>"

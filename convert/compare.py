@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from pure_jax.checkpoint import Checkpoint, open_checkpoint
+from pure_jax.checkpoint import Checkpoint
 from pure_jax.convert import jax_runner, torch_runner
-from pure_jax.convert.opening import find, is_upstream
-from pure_jax.convert.upstream import open_upstream
+from pure_jax.convert.layouts import layout_of
+from pure_jax.convert.opening import find, open_model
 from pure_jax.errors import PureError
 from pure_jax.sequence import prompt_ids
 
@@ -154,10 +154,12 @@ def open_side(
     """
     path = find(source, None if Path(source).is_dir() else revision)
     name = path.resolve().name if Path(source).is_dir() else source
-    if is_upstream(path):
-        model = open_upstream(path, vqgan=vqgan, vqgan_weights=vqgan_weights, tokenizer=tokenizer)
-        return Side(name, model.checkpoint, torch_runner)
-    return Side(name, open_checkpoint(path), jax_runner)
+    native = layout_of(path) is None
+    parts = {} if native else {"vqgan": vqgan, "vqgan_weights": vqgan_weights, "tokenizer": tokenizer}
+    checkpoint = open_model(path, **parts).checkpoint
+    if checkpoint.config.family != "pure":
+        raise PureError(f"{name} is a model of the family {checkpoint.config.family}; only PURE's can be compared")
+    return Side(name, checkpoint, jax_runner if native else torch_runner)
 
 
 def require_same_sizes(a: Side, b: Side) -> None:

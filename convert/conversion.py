@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,19 +14,18 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from pure_jax.checkpoint import (
-    NETWORKS,
     Checkpoint,
     Format,
     Tensors,
-    open_checkpoint,
-    stack,
     unstack,
+    with_layers,
     write_checkpoint,
 )
-from pure_jax.convert.export import write_upstream
-from pure_jax.convert.opening import find, is_upstream
-from pure_jax.convert.upstream import Upstream, open_upstream
+from pure_jax.convert.layouts import LAYOUTS, layout_of
+from pure_jax.convert.opening import find, open_model
+from pure_jax.convert.upstream import Upstream
 from pure_jax.errors import PureError
+from pure_jax.families import FAMILIES, check_options
 from pure_jax.files import new_directory
 from pure_jax.tensors import cast, total_bytes
 
@@ -60,44 +60,40 @@ def convert(
     ):
         if given:
             raise PureError(f"{value!r} has a meaning with {where} only; leave it out")
-    parts: dict[str, Any] = {"vqgan": vqgan, "vqgan_weights": vqgan_weights, "tokenizer": tokenizer}
-    model, remarks = _open(find(source, revision), dtype, parts)
-    size = sum(total_bytes(model.tensors[name]) for name in NETWORKS)
+    model, remarks = _open(find(source, revision), dtype, vqgan=vqgan, vqgan_weights=vqgan_weights, tokenizer=tokenizer)
+    options = {} if norm_rows == "heads" else {"rows_per_head": False}
+    write = _torch_writer(model.config.family, options) if to == "torch" else partial(_write_native, format=format)
+    size = sum(map(total_bytes, model.tensors.values()))
     _require_space(destination, size)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     progress = Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
     )
-    with progress as bar, new_directory(destination) as partial:
+    with progress as bar, new_directory(destination) as beside:
         task = bar.add_task("writing", total=size)
-        _write(partial, model, to, format, norm_rows == "heads", lambda count: bar.advance(task, count))
+        write(beside, model, progress=lambda count: bar.advance(task, count))
         if verify:
             checking = bar.add_task("verifying", total=size)
-            count = compare_bits(partial, model, lambda count: bar.advance(checking, count))
+            count = compare_bits(beside, model, lambda count: bar.advance(checking, count))
             remarks.append(f"verified: {count} parameters were read again from source and result, and are equal")
     for remark in remarks:
         print(f"note: {remark}")
     print(f"{destination}: {size / 1e9:.2f} GB of parameters")
 
 
-def _open(path: Path, dtype: str, parts: dict[str, Any]) -> Upstream:
-    """The source, in either layout, with the dtype asked for. parts: arguments of `open_upstream`."""
-    if is_upstream(path):
-        model, remarks = open_upstream(path, **parts)
+def _open(path: Path, dtype: str, **options: Any) -> Upstream:
+    """The source, in either layout, with the dtype asked for. options: of its PyTorch layout."""
+    model, remarks = open_model(path, **options)
+    follow = FAMILIES[model.config.family].follow_dtype
+    config, tensors = model.config, dict(model.tensors)
+    for name in follow:
+        tensors[name] = _cast(tensors[name], dtype)
+    if layout_of(path) is not None:
         # Stacked, which is the layout that training and TPUs want; loading can unroll.
-        transformer = dataclasses.replace(model.config.transformer, scan_layers=True)
-        config = dataclasses.replace(model.config, transformer=transformer)
-        language = stack(_cast(model.tensors["transformer"], dtype))
+        config, tensors = with_layers(config, tensors, scan=True)
         if dtype == "auto" and len({tensor.dtype for tensor in model.tensors["transformer"].values()}) > 1:
             remarks.append("layers of different dtypes are stacked as float32, which holds both")
-    else:
-        model, remarks = open_checkpoint(path), []
-        config, language = model.config, _cast(model.tensors["transformer"], dtype)
-        for name, value in parts.items():
-            if value is not None:
-                raise PureError(f"{path} is a whole model directory of this library; leave {name} out")
-    tensors = model.tensors | {"transformer": language}
     return Upstream(dataclasses.replace(model, config=config, tensors=tensors), remarks)
 
 
@@ -105,12 +101,15 @@ def _cast(tensors: Tensors, dtype: str) -> Tensors:
     return tensors if dtype == "auto" else {path: cast(tensor, dtype, path) for path, tensor in tensors.items()}
 
 
-def _write(
-    directory: Path, model: Checkpoint, to: str, format: Format, rows_per_head: bool, progress: Callable[[int], None]
-) -> None:
-    if to == "torch":
-        write_upstream(directory, model, rows_per_head=rows_per_head, progress=progress)
-        return
+def _torch_writer(family: str, options: dict[str, Any]) -> Callable[..., None]:
+    if family not in LAYOUTS:
+        raise PureError(f"a model of the family {family} cannot be written for PyTorch; leave --to out")
+    write = LAYOUTS[family].write
+    check_options(family, write, options)
+    return partial(write, **options)
+
+
+def _write_native(directory: Path, model: Checkpoint, *, format: Format, progress: Callable[[int], None]) -> None:
     write_checkpoint(
         directory,
         model.config,
@@ -131,9 +130,9 @@ def compare_bits(directory: Path, model: Checkpoint, progress: Callable[[int], N
     Raises:
         PureError: they differ.
     """
-    written = open_upstream(directory).checkpoint if is_upstream(directory) else open_checkpoint(directory)
+    written = open_model(directory).checkpoint
     count = 0
-    for name in NETWORKS:
+    for name in model.tensors:
         ours, theirs = unstack(model.tensors[name]), unstack(written.tensors[name])
         for path, tensor in ours.items():
             for index in tensor.indices():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pure_jax.checkpoint import parameter_shapes
 from pure_jax.config import VQGANConfig
 from pure_jax.convert.tables import CONV, KEEP, Row, Shape, from_torch, to_torch
 from pure_jax.errors import PureError
+from pure_jax.pure import parameter_shapes
 from pure_jax.tensors import LazyTensor
 
 FIELDS = {

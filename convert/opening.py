@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from jax.sharding import Mesh
 
-from pure_jax.checkpoint import compute_dtype, demo_directory, open_checkpoint, place, read_json
+from pure_jax.checkpoint import compute_dtype, demo_directory, open_checkpoint, place
 from pure_jax.convert.hub import download, is_hub_id
-from pure_jax.convert.upstream import open_upstream
+from pure_jax.convert.layouts import layout_of
+from pure_jax.convert.upstream import Upstream
 from pure_jax.errors import PureError
-from pure_jax.model import Model
+from pure_jax.families import check_options
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ def load(
     vqgan: str | os.PathLike | None = None,
     tokenizer: str | os.PathLike | None = None,
     revision: str | None = None,
-) -> Model:
+) -> Any:
     """Load a model: a native directory, or the original's PyTorch files (read straight into place).
 
     What is there but not used or not followed, of PyTorch files, is logged as a warning, one sentence each.
@@ -43,21 +45,38 @@ def load(
         tokenizer: PyTorch models only: the tokenizer file, if it is not the directory's tokenizer.json.
         revision: hub only: the commit, tag or branch wanted; a commit is the same for ever.
 
+    Returns:
+        A model of the directory's family: `pure_jax.Model` for PURE.
+
     Raises:
         PureError: what `read_config` refuses; a missing, broken or unfitting part; an unknown dtype; a size that the
             mesh does not divide; a hub that cannot be reached or a revision that has moved.
     """
     compute_dtype(dtype)  # refused before anything is downloaded
     path = find(demo_directory() if source is None else source, revision)
-    if is_upstream(path):
-        checkpoint, remarks = open_upstream(path, vqgan=vqgan, tokenizer=tokenizer)
-        for remark in remarks:
-            logger.warning("%s: %s", path, remark)
-    elif vqgan is not None or tokenizer is not None:
-        raise PureError(f"{path} has its own tokenizers; leave {'tokenizer' if vqgan is None else 'vqgan'} out")
-    else:
-        checkpoint = open_checkpoint(path)
+    checkpoint, remarks = open_model(path, vqgan=vqgan, tokenizer=tokenizer)
+    for remark in remarks:
+        logger.warning("%s: %s", path, remark)
     return place(checkpoint, dtype, scan_layers, mesh=mesh)
+
+
+def open_model(path: Path, **options: Any) -> Upstream:
+    """Open a model in either layout; only headers are read now.
+
+    options: those of its PyTorch layout; None is the same as nothing.
+
+    Raises:
+        PureError: no whole model lies there, or an option that has no meaning for it.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    found = layout_of(path)
+    if found is None:
+        if given:
+            raise PureError(f"{path} is a whole model directory of this library; leave {next(iter(given))} out")
+        return Upstream(open_checkpoint(path), [])
+    family, layout = found
+    check_options(family, layout.open, given)
+    return layout.open(path, **given)
 
 
 def find(source: str | os.PathLike, revision: str | None = None) -> Path:
@@ -74,13 +93,3 @@ def find(source: str | os.PathLike, revision: str | None = None) -> Path:
     if is_hub_id(str(source)):
         return download(str(source), revision)
     raise PureError(f"{source} is not a model directory: there is no such directory, and it is no hub id (owner/name)")
-
-
-def is_upstream(directory: Path) -> bool:
-    """True for a directory with a PyTorch model in Hugging Face's layout, whose config.json names its model type.
-
-    Raises:
-        PureError: no such directory, or config.json is missing or no JSON.
-    """
-    values = read_json(directory / "config.json")
-    return isinstance(values, dict) and "model_type" in values

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pure_jax.checkpoint import Checkpoint, read_json, read_tokenizer
+from pure_jax.checkpoint import Checkpoint, read_json
 from pure_jax.config import ModelConfig
 from pure_jax.convert.chameleon import canonical, config_from_torch, norm_ranks, transformer_from_torch
 from pure_jax.convert.hub import origin_of
 from pure_jax.convert.llamagen import config_from_tensors, vqgan_from_torch
 from pure_jax.convert.torch_files import open_pt
 from pure_jax.errors import PureError
+from pure_jax.pure import read_tokenizer
 from pure_jax.tensors import LazyTensor, open_safetensors
 from pure_jax.vocabulary import IMAGE_PLACEHOLDER, load_vocabulary
 
@@ -32,6 +33,17 @@ class Upstream(NamedTuple):
 
     checkpoint: Checkpoint
     remarks: list[str]
+
+
+def is_upstream(directory: Path) -> bool:
+    """True for a directory whose config.json names its model type, as Hugging Face's layout does.
+
+    Raises:
+        PureError: config.json is no JSON.
+    """
+    file = directory / "config.json"
+    values = read_json(file) if file.exists() else None
+    return isinstance(values, dict) and "model_type" in values
 
 
 def open_upstream(

@@ -46,10 +46,8 @@ class Restore:
     """Write the entropy of every code as a heat map to this PNG file."""
 
     def run(self) -> None:
-        from math import log
-
         import pure_jax
-        from pure_jax.infer.decoding.generate import check_seed, override
+        from pure_jax.infer.contract import check_seed, override
         from pure_jax.infer.pictures.heatmap import entropy_heatmap
         from pure_jax.infer.pictures.picture import check_output, read_picture, write_image
         from pure_jax.infer.progress import decoding_bar
@@ -75,6 +73,8 @@ class Restore:
             guidance_scale=self.guidance_scale,
             k_max=self.k_max,
         )
+        # Only what was said: a family need not know the others' options.
+        options = {name: value for name, value in (("text", self.text), ("faithful", self.faithful)) if value}
         with decoding_bar() as bar:
             task = bar.add_task("compiling and reading", total=None)
             result = Restorer(model).restore(
@@ -82,17 +82,16 @@ class Restore:
                 scale=self.scale,
                 seed=self.seed,
                 sampling=sampling,
-                text_prefix=self.text,
-                faithful=self.faithful,
                 colour_fix=self.colour_fix,
                 overlap=self.overlap,
                 batch=self.batch,
                 progress=lambda done, total: bar.update(task, description="restoring", completed=done, total=total),
+                **options,
             )
         write_image(output, result.image)
         if entropy_map is not None:
-            limit = log(model.config.vqgan.codebook_size)
-            write_image(entropy_map, entropy_heatmap(result.entropy, limit, result.image.size))
+            heatmap = entropy_heatmap(result.entropy, model.config.max_entropy, result.image.size)
+            write_image(entropy_map, heatmap)
         for remark in result.remarks:
             print(f"note: {remark}")
         reading = ", ".join(f"{level} {name}" for name, level in (result.degradation or {}).items())
@@ -121,7 +120,7 @@ class Evaluate:
         from rich.console import Console
 
         import pure_jax
-        from pure_jax.infer.decoding.generate import check_seed
+        from pure_jax.infer.contract import check_seed
         from pure_jax.infer.evaluate import evaluate, format_table, write_csv
         from pure_jax.infer.metrics.niqe import load_niqe_params
         from pure_jax.infer.metrics.perceptual import load_params

@@ -14,13 +14,14 @@ import numpy as np
 from PIL import Image
 
 from pure_jax.errors import PureError
+from pure_jax.families import Model
 from pure_jax.files import replacing
 from pure_jax.infer.metrics.distortion import Pixels, psnr_y, ssim_y
 from pure_jax.infer.metrics.niqe import NiqeParams, niqe
 from pure_jax.infer.metrics.perceptual import NAME as PERCEPTUAL_NAME
 from pure_jax.infer.metrics.perceptual import perceptual_distance
 
-METHODS = ("bicubic", "VQGAN round trip", "ours")
+METHODS = ("bicubic", "tokenizer round trip", "ours")
 _COLUMNS = {  # field of Row: title (the arrow points to better), digits
     "psnr_y": ("PSNR-Y [dB] ↑", 2),
     "ssim_y": ("SSIM-Y ↑", 4),
@@ -32,24 +33,14 @@ _PADDING_UNIT = 32  # a multiple of every tokenizer's stride (4, 8 or 16)
 _BROKEN_FILE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises on bad files
 
 
-class Tokenizer(Protocol):
-    """The part of a model that this file needs; sides of the image are multiples of the stride."""
-
-    def encode(self, image: Any) -> Any:
-        """uint8 [H, W, 3] -> int32 [h, w]."""
-
-    def decode(self, codes: Any) -> Any:
-        """int32 [h, w] -> uint8 [H, W, 3]."""
-
-
 class Restorer(Protocol):
     """What is measured."""
 
     @property
-    def model(self) -> Tokenizer:
+    def model(self) -> Model:
         """The model, for the round trip through its tokenizer."""
 
-    def restore(self, image: Image.Image, *, scale: int, seed: int) -> Any:
+    def restore(self, image: Image.Image, /, *, scale: int, seed: int) -> Any:
         """RGB image -> a result whose `.image` is an RGB image `scale` times as large."""
 
 
@@ -217,11 +208,11 @@ def _pictures(lq: Image.Image, gt: Pixels | None, restorer: Restorer, scale: int
     restored = restorer.restore(lq, scale=scale, seed=seed).image.convert("RGB")
     if restored.size != size:
         raise PureError(f"the restored picture is {restored.width}x{restored.height} instead of {size[0]}x{size[1]}")
-    round_trip = {} if gt is None else {"VQGAN round trip": _round_trip(gt, restorer.model)}
+    round_trip = {} if gt is None else {"tokenizer round trip": _round_trip(gt, restorer.model)}
     return {"bicubic": bicubic, **round_trip, "ours": np.asarray(restored)}
 
 
-def _round_trip(image: Pixels, model: Tokenizer) -> Pixels:
+def _round_trip(image: Pixels, model: Model) -> Pixels:
     """Encode and decode, on a canvas mirrored beyond the right and lower edge to a size that the tokenizer takes."""
     height, width = image.shape[:2]
     canvas = np.pad(image, ((0, -height % _PADDING_UNIT), (0, -width % _PADDING_UNIT), (0, 0)), mode="reflect")

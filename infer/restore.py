@@ -1,25 +1,24 @@
-"""Restoration of one photograph of any size: enlarge, tile, encode, generate, decode, blend, correct the colours."""
+"""Restoration of one photograph of any size: enlarge, cut, let the model restore the tiles, blend, correct colours."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pure_jax.config import SamplingConfig
 from pure_jax.errors import PureError
-from pure_jax.infer.decoding.generate import Answer, Progress, check_seed, generate
+from pure_jax.families import Model, check_options
+from pure_jax.infer.contract import Progress, RestoredTile, check_seed
+from pure_jax.infer.families import RESTORE_TILES
 from pure_jax.infer.pictures.colour import COLOUR_FIXES
 from pure_jax.infer.pictures.picture import MAX_PIXELS, Picture, from_image, to_image
 from pure_jax.infer.pictures.tiles import TilePlan, blend, cut, plan_tiles
-from pure_jax.model import Model
 from pure_jax.sequence import LEVELS, split_reading
 
 MAX_SCALE = 16.0
-VQGAN_BATCH = 16  # tiles; bounds the memory of the convolutions, whatever the picture's size
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Restorer:
         config = self.model.config
         if overlap is None:
             overlap = config.tile_size // 4 if config.tile_overlap is None else config.tile_overlap
-        return plan_tiles(height, width, config.tile_size, overlap, multiple=config.vqgan.stride)
+        return plan_tiles(height, width, config.tile_size, overlap, multiple=config.stride)
 
     def restore(
         self,
@@ -66,13 +65,11 @@ class Restorer:
         *,
         scale: float = 4.0,
         seed: int = 0,
-        sampling: SamplingConfig | None = None,
-        text_prefix: str = "",
-        faithful: bool = False,
         colour_fix: str | None = None,
         overlap: int | None = None,
         batch: int | None = None,
         progress: Progress = lambda done, total: None,
+        **options: Any,
     ) -> Restoration:
         """Restore one photograph of at least 16x16 pixels.
 
@@ -82,67 +79,50 @@ class Restorer:
             colour_fix: "none", "wavelet" or "adain"; None takes the model's default.
             overlap: pixels that neighbouring tiles share at least, 0 ... half a tile; None takes the
                 model's default.
-            sampling, text_prefix, faithful, batch, progress: see `pure_jax.infer.decoding.generate.generate`.
+            batch: tiles decoded together; None takes as many as fit.
+            progress: called with (tokens written, tokens in all).
+            options: those of the model's family; PURE's are sampling, text and faithful, see
+                `pure_jax.infer.pure.restore_tiles`.
 
         Raises:
-            PureError: an argument out of range, or a picture that cannot be used.
+            PureError: an argument out of range or of another family, or a picture that cannot be used.
         """
         check_seed(seed)
-        fix = self.model.config.colour_fix if colour_fix is None else colour_fix
+        config = self.model.config
+        restore_tiles = RESTORE_TILES[config.family]
+        check_options(config.family, restore_tiles, options)
+        fix = config.colour_fix if colour_fix is None else colour_fix
         if fix not in COLOUR_FIXES:
             raise PureError(f"the colour fix is {fix!r}, but it must be one of {', '.join(COLOUR_FIXES)}")
         picture = photo if isinstance(photo, Picture) else from_image(photo)
         plan = self.plan(picture, scale, overlap)
-        sources = [_enlarge(picture.rgb, plan)]
+        sources = [picture.rgb]
         if picture.alpha is not None and np.ptp(picture.alpha):
             # Transparency is restored as a grey picture of its own, in the same batches.
-            sources.append(np.repeat(_enlarge(picture.alpha, plan)[..., None], 3, axis=-1))
-        tiles = np.concatenate([cut(source, plan) for source in sources])
-        answers = generate(
-            self.model,
-            self._encode(tiles),
-            seed=seed,
-            sampling=sampling,
-            text_prefix=text_prefix,
-            faithful=faithful,
-            batch=batch,
-            progress=progress,
-        )
+            sources.append(np.repeat(picture.alpha[..., None], 3, axis=-1))
+        small = plan.scaled_down(config.magnification)
+        tiles = np.concatenate([cut(_resize(source, plan, config.magnification), small) for source in sources])
+        all_tiles, remarks = restore_tiles(self.model, tiles, seed=seed, batch=batch, progress=progress, **options)
         count = len(plan.corners)
         restored = [
-            COLOUR_FIXES[fix](_merge(self._decode(answers[i * count : (i + 1) * count], plan.tile), plan), source)
+            COLOUR_FIXES[fix](_merge(all_tiles[i * count : (i + 1) * count], plan), _resize(source, plan))
             for i, source in enumerate(sources)
         ]
         rgb, *rest = ((np.clip(image, 0, 1) * 255).round().astype(np.uint8) for image in restored)
         alpha = picture.alpha
         if alpha is not None:
             alpha = rest[0][..., 1] if rest else np.full(rgb.shape[:2], alpha.flat[0], np.uint8)
-        colours = answers[:count]
-        degradation, description = _vote([answer.text for answer in colours])
+        colours = all_tiles[:count]
+        texts = [tile.text for tile in colours]
+        degradation, description = _vote(texts)
         return Restoration(
             image=to_image(Picture(rgb, alpha, picture.grey, picture.icc)),
             degradation=degradation,
             description=description,
-            entropy=self._entropy(colours, plan),
-            texts=[answer.text for answer in colours],
-            remarks=_remarks(answers, plan.tile // self.model.config.vqgan.stride),
+            entropy=blend((tile.entropy for tile in colours), plan.scaled_down(config.stride)),
+            texts=texts,
+            remarks=remarks,
         )
-
-    def _encode(self, tiles: np.ndarray) -> np.ndarray:
-        return _in_parts(self.model.encode, tiles)
-
-    def _decode(self, answers: list[Answer], tile: int) -> np.ndarray:
-        """uint8 [n, tile, tile, 3]; a picture of another size (faithful mode only) is resized to its tile."""
-        side = tile // self.model.config.vqgan.stride
-        if all(answer.codes.shape == (side, side) for answer in answers):
-            return _in_parts(self.model.decode, np.stack([answer.codes for answer in answers]))
-        images = [Image.fromarray(self.model.decode(answer.codes)) for answer in answers]
-        return np.stack([np.asarray(image.resize((tile, tile), Image.Resampling.BICUBIC)) for image in images])
-
-    def _entropy(self, answers: list[Answer], plan: TilePlan) -> np.ndarray:
-        small = plan.scaled_down(self.model.config.vqgan.stride)
-        maps = [Image.fromarray(answer.entropy).resize((small.tile, small.tile)) for answer in answers]
-        return blend((np.asarray(m) for m in maps), small)
 
 
 def output_size(picture: Picture, scale: float) -> tuple[int, int]:
@@ -162,26 +142,24 @@ def output_size(picture: Picture, scale: float) -> tuple[int, int]:
     return width, height
 
 
-def _in_parts(apply: Callable[[np.ndarray], np.ndarray], array: np.ndarray) -> np.ndarray:
-    """Apply a function to at most VQGAN_BATCH items at a time.
+def _resize(image: np.ndarray, plan: TilePlan, magnification: int = 1) -> np.ndarray:
+    """The photo at 1 / magnification of the result's size: Pillow's bicubic on 8-bit values, as in the originals.
 
-    All parts are equally long, the last filled up with the last item, so that one compiled program serves them all.
+    Sides are rounded up, and the photo's border is repeated there: each pixel stands for exactly magnification x
+    magnification pixels of the result, and none is moved.
     """
-    parts = -(-len(array) // VQGAN_BATCH)
-    length = -(-len(array) // parts)
-    places = np.minimum(np.arange(parts * length), len(array) - 1).reshape(parts, length)
-    return np.concatenate([apply(array[part]) for part in places])[: len(array)]
+    result, photo = np.array([plan.height, plan.width]), np.array(image.shape[:2])
+    size = -(-result // magnification)
+    shown = size * magnification / result * photo  # the part of the photo, a little more than all of it
+    margin = np.ceil(shown - photo).astype(int)
+    padded = np.pad(image, [(0, margin[0]), (0, margin[1]), (0, 0)], mode="edge")
+    box = (0, 0, float(shown[1]), float(shown[0]))
+    return np.asarray(Image.fromarray(padded).resize((int(size[1]), int(size[0])), Image.Resampling.BICUBIC, box))
 
 
-def _enlarge(image: np.ndarray, plan: TilePlan) -> np.ndarray:
-    """Pillow's bicubic on 8-bit values, as in training and in the original."""
-    size = (plan.width, plan.height)
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-
-
-def _merge(tiles: np.ndarray, plan: TilePlan) -> np.ndarray:
-    """uint8 tiles -> float32 [H, W, 3] in [0, 1]."""
-    return blend(tiles, plan) / 255.0
+def _merge(tiles: list[RestoredTile], plan: TilePlan) -> np.ndarray:
+    """float32 [H, W, 3] in [0, 1]."""
+    return blend((tile.image for tile in tiles), plan) / 255.0
 
 
 def _vote(texts: list[str]) -> tuple[dict[str, str] | None, str]:
@@ -194,14 +172,3 @@ def _vote(texts: list[str]) -> tuple[dict[str, str] | None, str]:
         degradation = {name: LEVELS[rank[len(rank) // 2]] for name, rank in ranks.items()}
     spoken = Counter(description for description in descriptions if description)
     return degradation, spoken.most_common(1)[0][0] if spoken else ""
-
-
-def _remarks(answers: list[Answer], side: int) -> list[str]:
-    remarks = []
-    unopened = sum(not answer.opened for answer in answers)
-    if unopened:
-        remarks.append(f"the model did not open a picture itself in {unopened} of {len(answers)} tiles; it was forced")
-    resized = sum(answer.codes.shape != (side, side) for answer in answers)
-    if resized:
-        remarks.append(f"the model chose another size in {resized} of {len(answers)} tiles; they were resized")
-    return remarks

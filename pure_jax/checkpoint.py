@@ -1,9 +1,8 @@
-"""The model directory: config.json, tokenizer.json, and the two networks' parameters as safetensors or Orbax.
+"""The model directory: config.json, tokenizer.json, and the networks' parameters as safetensors or Orbax.
 
-    config.json          ModelConfig
-    tokenizer.json       Hugging Face tokenizers file
-    transformer.safetensors | transformer/     names are parameter paths joined by "."
-    vqgan.safetensors       | vqgan/
+    config.json          the family's name and its configuration
+    tokenizer.json       Hugging Face tokenizers file, in a family that has one
+    NETWORK.safetensors | NETWORK/     names are parameter paths joined by "."; PURE has transformer and vqgan
     README.md            model card
     upstream.json        converted models only: where they came from, and the original's config.json
     SHA256SUMS           for `sha256sum --check`
@@ -20,7 +19,6 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -31,17 +29,13 @@ import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
-from pure_jax.config import ModelConfig, TransformerConfig, VQGANConfig, from_dict, to_dict
+from pure_jax.config import from_dict, to_dict
 from pure_jax.errors import PureError
+from pure_jax.families import FAMILIES
 from pure_jax.files import new_directory, read_text
-from pure_jax.model import Model
 from pure_jax.sharding import parameter_sharding
 from pure_jax.tensors import Index, LazyTensor, cast, entry, in_memory, open_safetensors, stacked, write_safetensors
-from pure_jax.transformer import Transformer
-from pure_jax.vocabulary import Vocabulary, load_vocabulary
-from pure_jax.vqgan import VQGAN
 
-NETWORKS = ("transformer", "vqgan")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 Format = Literal["safetensors", "orbax"]
 Tensors = dict[str, LazyTensor]
@@ -53,14 +47,18 @@ _STACK = "layers."
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model on disk whose parameters have not been read yet: {"transformer": tensors, "vqgan": tensors}."""
+    """A model on disk whose parameters have not been read yet."""
 
     directory: Path
     """Where its files lie."""
-    config: ModelConfig
+    config: Any
+    """Of the family's own class."""
     tensors: dict[str, Tensors]
+    """By network."""
     tokenizer_json: str
-    vocabulary: Vocabulary
+    """tokenizer.json's text; "" in a model without."""
+    vocabulary: Any
+    """What the family makes of its tokenizer file: PURE a `Vocabulary`."""
     upstream: dict[str, Any] | None = None
     """Contents of upstream.json."""
     card: str | None = None
@@ -77,7 +75,7 @@ def demo_directory() -> Path:
 
 def save(
     directory: str | os.PathLike,
-    config: ModelConfig,
+    config: Any,
     params: Mapping[str, Any],
     tokenizer_json: str,
     card: str,
@@ -88,15 +86,15 @@ def save(
 
     Args:
         directory: must not exist yet.
-        params: {"transformer": nested dict, "vqgan": nested dict}, laid out as `config` says.
-        tokenizer_json: the tokenizer file's text; card: README.md's text.
+        config: of a family's own class. params: a nested dict for each of its networks, laid out as `config` says.
+        tokenizer_json: the tokenizer file's text, "" in a model without; card: README.md's text.
         dtype: cast the parameters to this before writing; None keeps them.
 
     Raises:
         PureError: the directory exists or cannot be written, or float16 is too small for a parameter.
     """
     tensors = {}
-    for name in NETWORKS:
+    for name in FAMILIES[config.family].shapes(config):
         flat = traverse_util.flatten_dict(params[name], sep=".")
         tensors[name] = {path: cast(in_memory(leaf), dtype or leaf.dtype, path) for path, leaf in flat.items()}
     with new_directory(Path(directory)) as partial:
@@ -105,7 +103,7 @@ def save(
 
 def write_checkpoint(
     directory: Path,
-    config: ModelConfig,
+    config: Any,
     tensors: Mapping[str, Tensors],
     tokenizer_json: str,
     card: str,
@@ -117,21 +115,23 @@ def write_checkpoint(
 
     progress: called with numbers of bytes, which add up to the size of all tensors. Raises OSError.
     """
-    texts = {"config.json": json.dumps(to_dict(config), indent=2) + "\n", "tokenizer.json": tokenizer_json}
+    texts = {"config.json": json.dumps(to_dict(config), indent=2) + "\n"}
+    if tokenizer_json:
+        texts["tokenizer.json"] = tokenizer_json
     if upstream is not None:
         texts["upstream.json"] = json.dumps(upstream, indent=1) + "\n"
     texts["README.md"] = card
     for name, text in texts.items():
         (directory / name).write_text(text, encoding="utf-8")
     sums = {}
-    for name in NETWORKS:
+    for name, network in tensors.items():
         if format == "safetensors":
             file = directory / f"{name}.safetensors"
-            sums[file.name] = write_safetensors(file, tensors[name], progress=progress)
+            sums[file.name] = write_safetensors(file, network, progress=progress)
         else:
             from pure_jax.orbax_tensors import write_orbax
 
-            write_orbax(directory / name, tensors[name], progress)
+            write_orbax(directory / name, network, progress)
     write_manifest(directory, sums)
 
 
@@ -168,38 +168,25 @@ def read_json(path: Path) -> Any:
         raise PureError(f"{path} cannot be read as JSON: its brackets are nested too deep") from error
 
 
-def read_config(directory: Path) -> ModelConfig:
-    """Parse and check config.json.
+def read_config(directory: Path) -> Any:
+    """Parse and check config.json, whose `family` says what it holds.
 
     Raises:
-        PureError: no such directory or file, no JSON, unknown, absent or ill-typed fields, values out of range.
+        PureError: no such directory or file, no JSON, an unknown family, unknown, absent or ill-typed fields, values
+            out of range.
     """
     path = directory / "config.json"
+    values = read_json(path)
+    name = values.get("family", "pure") if isinstance(values, dict) else "pure"
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise PureError(
+            f"{path}: family is {name!r}, but it must be one of {', '.join(FAMILIES)}; "
+            "the model may need a newer version of pure-jax"
+        )
     try:
-        return from_dict(ModelConfig, read_json(path), str(path))
+        return from_dict(FAMILIES[name].config, values, str(path))
     except PureError as error:
         raise error if str(directory) in str(error) else PureError(f"{path}: {error}") from error
-
-
-@cache
-def parameter_shapes(config: TransformerConfig | VQGANConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of a network by path, sorted, from its configuration alone."""
-    key = jax.random.key(0)
-    if isinstance(config, TransformerConfig):
-        token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-        # Scanned, a block is traced once, however many layers there are.
-        scanned = dataclasses.replace(config, scan_layers=True)
-        variables = jax.eval_shape(Transformer(scanned).init, key, token, token)
-    else:
-        image = jax.ShapeDtypeStruct((1, config.stride, config.stride, 3), jnp.float32)
-        variables = jax.eval_shape(VQGAN(config).init, key, image)
-    flat = traverse_util.flatten_dict(variables["params"], sep=".")
-    shapes = {path: leaf.shape for path, leaf in flat.items()}
-    if isinstance(config, TransformerConfig) and not config.scan_layers:
-        stack = [path for path in shapes if path.startswith(_STACK)]
-        layer = {path[len(_STACK) :]: shapes.pop(path)[1:] for path in stack}
-        shapes |= {f"layers_{i}.{path}": shape for i in range(config.num_layers) for path, shape in layer.items()}
-    return dict(sorted(shapes.items(), key=lambda item: item[0].split(".")))
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
@@ -209,8 +196,9 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         PureError: what `read_config` refuses; a missing, broken or unfitting part.
     """
     config = read_config(directory)
-    tokenizer_json, vocabulary = read_tokenizer(directory / "tokenizer.json", config)
-    tensors = {name: _open_network(directory, name, parameter_shapes(getattr(config, name))) for name in NETWORKS}
+    family = FAMILIES[config.family]
+    tokenizer_json, vocabulary = family.read_tokenizer(directory / "tokenizer.json", config)
+    tensors = {name: _open_network(directory, name, wanted) for name, wanted in family.shapes(config).items()}
     upstream, card = directory / "upstream.json", directory / "README.md"
     return Checkpoint(
         directory,
@@ -221,21 +209,6 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         read_json(upstream) if upstream.is_file() else None,
         card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
     )
-
-
-def read_tokenizer(file: Path, config: ModelConfig) -> tuple[str, Vocabulary]:
-    """A tokenizer file's text and what its names mean.
-
-    Raises:
-        PureError: the file is missing or broken, or made for a model of other sizes.
-    """
-    vocabulary = load_vocabulary(file, config.codes_per_grid, config.vqgan.codebook_size)
-    if vocabulary.size > config.transformer.vocab_size:
-        raise PureError(
-            f"{file} has {vocabulary.size} ids, more than the model's vocab_size "
-            f"{config.transformer.vocab_size}; it belongs to another model"
-        )
-    return file.read_text(encoding="utf-8"), vocabulary
 
 
 def _open_network(directory: Path, name: str, wanted: Mapping[str, tuple[int, ...]]) -> Tensors:
@@ -283,6 +256,15 @@ def unstack(tensors: Tensors) -> Tensors:
     return out
 
 
+def with_layers(config: Any, tensors: dict[str, Tensors], scan: bool) -> tuple[Any, dict[str, Tensors]]:
+    """A model with the transformer's layers stacked (scan) or one by one, whatever they were; nothing is read."""
+    if scan == config.transformer.scan_layers:
+        return config, tensors
+    transformer = dataclasses.replace(config.transformer, scan_layers=scan)
+    arranged = (stack if scan else unstack)(tensors["transformer"])
+    return dataclasses.replace(config, transformer=transformer), tensors | {"transformer": arranged}
+
+
 # ---- placing -------------------------------------------------------------------------------------------------------
 
 
@@ -301,39 +283,37 @@ def compute_dtype(dtype: str) -> jnp.dtype:
 
 def place(
     checkpoint: Checkpoint, dtype: str = "auto", scan_layers: bool | None = None, *, mesh: Mesh | None = None
-) -> Model:
-    """Read an opened model's parameters into device memory; the arguments are those of `pure_jax.load`.
+) -> Any:
+    """Read an opened model's parameters into device memory; arguments and result are those of `pure_jax.load`.
 
     Raises:
         PureError: a broken tokenizer or tensor; an unknown dtype; a size that the mesh does not divide.
     """
     from tokenizers import Tokenizer
 
-    compute = compute_dtype(dtype)
-    config, tensors = checkpoint.config, dict(checkpoint.tensors)
-    try:
-        text = Tokenizer.from_str(checkpoint.tokenizer_json)
-    except Exception as error:  # the library has no class of its own for this
-        raise PureError(
-            f"{checkpoint.directory}: tokenizer.json is not a tokenizer file of the Hugging Face tokenizers library"
-        ) from error
-    tensors["transformer"] = {path: cast(t, compute, path) for path, t in tensors["transformer"].items()}
-    tensors["vqgan"] = {path: cast(t, jnp.float32, path) for path, t in tensors["vqgan"].items()}
+    compute, family = compute_dtype(dtype), FAMILIES[checkpoint.config.family]
+    text = None
+    if checkpoint.tokenizer_json:
+        try:
+            text = Tokenizer.from_str(checkpoint.tokenizer_json)
+        except Exception as error:  # the library has no class of its own for this
+            raise PureError(
+                f"{checkpoint.directory}: tokenizer.json is not a tokenizer file of the Hugging Face tokenizers library"
+            ) from error
+    tensors = {
+        name: {path: cast(t, compute if name in family.follow_dtype else jnp.float32, path) for path, t in own.items()}
+        for name, own in checkpoint.tensors.items()
+    }
     scan = jax.default_backend() != "cpu" if scan_layers is None else scan_layers
-    if scan != config.transformer.scan_layers:
-        tensors["transformer"] = (stack if scan else unstack)(tensors["transformer"])
-        config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, scan_layers=scan))
+    config, tensors = with_layers(checkpoint.config, tensors, scan)
     params = {
         name: traverse_util.unflatten_dict(
-            {
-                path: _place(tensor, _sharding(mesh, f"{name}.{path}", tensor.shape))
-                for path, tensor in tensors[name].items()
-            },
+            {path: _place(tensor, _sharding(mesh, f"{name}.{path}", tensor.shape)) for path, tensor in own.items()},
             sep=".",
         )
-        for name in NETWORKS
+        for name, own in tensors.items()
     }
-    return Model(config, params, text, checkpoint.vocabulary, compute)
+    return family.model(config, params, text, checkpoint.vocabulary, compute)
 
 
 def _sharding(mesh: Mesh | None, path: str, shape: tuple[int, ...]) -> Sharding:

@@ -169,6 +169,21 @@ class ModelConfig:
         if self.tile_overlap is not None and self.tile_overlap > self.tile_size // 2:
             raise PureError(f"tile_overlap {self.tile_overlap} must be at most half a tile ({self.tile_size // 2})")
 
+    @property
+    def stride(self) -> int:
+        """Pixels per code, along each side."""
+        return self.vqgan.stride
+
+    @property
+    def magnification(self) -> int:
+        """Photos are enlarged before they are restored."""
+        return 1
+
+    @property
+    def max_entropy(self) -> float:
+        """Entropy in nats of a code when all are equally likely."""
+        return math.log(self.vqgan.codebook_size)
+
 
 def pure_7b() -> ModelConfig:
     """PURE as published: 7,080,267,776 transformer parameters, VQ-8, 512 px pictures."""

@@ -27,9 +27,10 @@ import numpy as np
 from safetensors import safe_open
 from tokenizers import pre_tokenizers
 
-from pure_jax.checkpoint import Checkpoint, parameter_shapes
+from pure_jax.checkpoint import Checkpoint
 from pure_jax.config import ModelConfig, TransformerConfig, pure_7b
 from pure_jax.convert.export import write_upstream
+from pure_jax.pure import parameter_shapes
 from pure_jax.tensors import Index, LazyTensor
 from pure_jax.vocabulary import code_name, reserved_name, vocabulary_from_names
 

@@ -13,9 +13,9 @@ import numpy as np
 from flax import traverse_util
 from tokenizers import Tokenizer
 
-from pure_jax.checkpoint import parameter_shapes
 from pure_jax.config import ModelConfig, tiny
 from pure_jax.model import Model
+from pure_jax.pure import parameter_shapes
 from pure_jax.train.tokenizer import train_tokenizer
 from pure_jax.vocabulary import Vocabulary, vocabulary_from_names
 

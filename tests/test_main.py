@@ -21,7 +21,7 @@ from PIL import Image
 
 import pure_jax
 import pure_jax.infer.decoding.rows
-import pure_jax.infer.restore
+import pure_jax.infer.pure
 from pure_jax.__main__ import main
 from tests.models import tiny_model
 
@@ -63,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def pure(folder, model_directory, load_once, monkeypatch, capsys) -> Callable[..., Outcome]:
     """Runs `pure restore ... --model the-tiny-model --scale 1` in this process, one tile at a time."""
     monkeypatch.setattr(pure_jax, "load", load_once)
-    monkeypatch.setattr(pure_jax.infer.restore, "VQGAN_BATCH", 1)
+    monkeypatch.setattr(pure_jax.infer.pure, "VQGAN_BATCH", 1)
 
     def run(*arguments: object) -> Outcome:
         defaults = {"--model": model_directory, "--scale": 1, "--batch": 1}

@@ -104,3 +104,8 @@ def test_a_users_own_files_of_the_same_names_do_no_harm(installed, tmp_path, req
     # The script's directory comes first, as it does for `python script.py`; an installation comes behind.
     (script / "use.py").write_text(f"import sys\nsys.path.insert(1, {str(place)!r})\n{USE}")
     assert run("use.py", cwd=script).strip() == str(place / "pure_jax" / "__init__.py")
+
+
+def test_python_m_train_is_pure_train():
+    usages = [run("-m", *names, "--help", cwd=ROOT) for names in (["train"], ["pure_jax", "train"])]
+    assert usages[0] == usages[1] and usages[0].startswith("usage: pure train")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pure_jax.train.loop import checkpoint_manager
+from pure_jax.train.loop import newest_step
 from pure_jax.train.recipes import Recipe
 from pure_jax.transformer import count_parameters
 
@@ -115,11 +115,7 @@ def _licences(photos: Path) -> str:
 
 def _steps(out: Path) -> str:
     names = {"vqgan": "image tokenizer", "lm": "language model", "decoder": "decoder"}
-    steps = {}
-    for folder, name in names.items():
-        with checkpoint_manager(out / folder) as manager:
-            steps[name] = manager.latest_step()
-    return ", ".join(f"{name} {step:,}" for name, step in steps.items())
+    return ", ".join(f"{name} {newest_step(out / folder):,}" for folder, name in names.items())
 
 
 def _figure(value: float | None) -> str:

@@ -93,7 +93,7 @@ def init_state(vqgan_params: Any, config: DecoderTrainConfig, tile: int) -> Deco
 
 
 def make_step(
-    model_config: VQGANConfig, vqgan_params: Any, config: DecoderTrainConfig, perceptual_params: Any
+    model_config: VQGANConfig, vqgan_params: Any, config: DecoderTrainConfig, perceptual_params: Any | None
 ) -> Callable[[DecoderState, tuple], tuple[DecoderState, dict[str, Array]]]:
     """The jitted update (state, what `batch_at` gives) -> (state, metrics): decoder, EMA, then discriminator.
 
@@ -108,7 +108,9 @@ def make_step(
 
     def fidelity(y: Array, x: Array) -> tuple[Array, dict[str, Array]]:
         l1, l2 = jnp.abs(x - y).mean(), jnp.square(x - y).mean()
-        distances = perceptual_distance(perceptual_params, (x + 1) / 2, (y + 1) / 2)
+        distances = jnp.zeros(len(x))
+        if perceptual_params is not None:
+            distances = perceptual_distance(perceptual_params, (x + 1) / 2, (y + 1) / 2)
         loss = config.l1_weight * l1 + config.l2_weight * l2 + config.perceptual_weight * distances.mean()
         fresh, restored = jnp.split(distances, 2)
         return loss, {"loss": loss, "l1": l1, "perceptual_fresh": fresh.mean(), "perceptual_restored": restored.mean()}

@@ -11,6 +11,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +43,7 @@ from pure_jax.train.data.photos import Photo, load_photos
 from pure_jax.train.data.records import SCALE, TILES_PER_SIDE, RecordRounds, Records, build_records, region_at
 from pure_jax.train.decoder import RestoredTiles, load_tiles, save_tiles
 from pure_jax.train.language_model import tercile_thresholds
-from pure_jax.train.loop import newest_tree
+from pure_jax.train.loop import newest_step, newest_tree
 from pure_jax.train.recipes import Recipe
 from pure_jax.train.runs import run_folder
 from pure_jax.train.stages import train_decoder, train_language_model, train_vqgan, trained_vqgan
@@ -104,10 +105,14 @@ class DemoRun:
             TimeIsUp: the deadline came first; call again.
             PureError: photos missing or broken; `out` belongs to another recipe, or is being written by another run.
         """
+        with self.folder():
+            return self.all_stages(command)
+
+    def folder(self) -> AbstractContextManager[None]:
+        """The run's folder, ours for the block, with the recipe in it."""
         # Behind a constant rate, more or fewer steps change only what has not been trained yet.
         steps = ("vqgan.steps", "lm.steps", "decoder.steps")
-        with run_folder(self.out, to_dict(self.recipe), may_change=steps, file="recipe.json"):
-            return self.all_stages(command)
+        return run_folder(self.out, to_dict(self.recipe), may_change=steps, file="recipe.json")
 
     def all_stages(self, command: str) -> Path:
         began = time.monotonic()
@@ -148,11 +153,15 @@ class DemoRun:
         return True
 
     def vqgan(self) -> bool:
+        if newest_step(self.out / "vqgan") >= self.recipe.vqgan.steps:
+            return True
         return train_vqgan(
             self.train_photos, self.recipe.model, self.recipe.vqgan, self.out / "vqgan", deadline=self.deadline
         )
 
     def language_model(self) -> bool:
+        if newest_step(self.out / "lm") >= self.recipe.lm.steps:
+            return True
         recipe, params = self.recipe, trained_vqgan(self.out / "vqgan")
         rounds = RecordRounds(
             self.out / "records",
@@ -208,6 +217,8 @@ class DemoRun:
         return load_tiles(path)
 
     def decoder(self) -> bool:
+        if newest_step(self.out / "decoder") >= self.recipe.decoder.steps:
+            return True
         return train_decoder(
             self.train_photos,
             self.restored_tiles,
@@ -227,13 +238,17 @@ class DemoRun:
             degrade_folder(self.photos, folder, crop=crop, split=split, seed=self.recipe.seed, names=names)
         return folder
 
+    @cached_property
+    def perceptual(self) -> Any:
+        return load_params()
+
     def measure(self, pairs: Path, restorer: Any) -> Evaluation:
         return evaluate(
             pairs,
             restorer,
             scale=SCALE,
             seed=self.recipe.seed,
-            perceptual_params=load_params(),
+            perceptual_params=self.perceptual,
             niqe_params=load_niqe_params(self.niqe) if self.niqe else None,
         )
 

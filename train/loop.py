@@ -82,6 +82,14 @@ def resumed(directory: Path, state: State) -> State:
         return state
 
 
+def newest_step(directory: Path) -> int:
+    """The step of a run's newest checkpoint; 0 where there is none."""
+    if not (directory / "checkpoints").is_dir():
+        return 0
+    with checkpoint_manager(directory) as manager:
+        return manager.latest_step() or 0
+
+
 def newest_tree(directory: Path) -> Any:
     """The newest whole checkpoint of a run as nested dicts of arrays.
 

@@ -50,12 +50,8 @@ def train_vqgan(
     """
     if options.crop % config.vqgan.stride:
         raise PureError(f"the crop of {options.crop} pixels is no multiple of the tokenizer's {config.vqgan.stride}")
-    with run_folder(
-        out,
-        {"model": to_dict(config.vqgan), "train": asdict(options)},
-        may_change=STEPS,
-        allow_change=allow_change,
-    ):
+    own = {"model": to_dict(config.vqgan), "train": asdict(options)}
+    with run_folder(out, own, may_change=STEPS, allow_change=allow_change):
         return _train_vqgan(photos, config, options, out, save_every, deadline)
 
 
@@ -144,6 +140,7 @@ def train_decoder(
     """Train the image tokenizer's decoder in `out`, from where it was left; True when all steps are done."""
     require_discriminated(config.tile_size, options.discriminator_layers, options.discriminator_width)
     restored = tiles()
+    perceptual = load_params() if options.perceptual_weight else None
 
     def crops_at(step: int) -> np.ndarray:
         rng = np.random.default_rng([options.seed, step, 3])
@@ -153,7 +150,7 @@ def train_decoder(
     with run_folder(out, own, may_change=STEPS):
         state = train(
             decoder.init_state(vqgan_params, options, config.tile_size),
-            decoder.make_step(config.vqgan, vqgan_params, options, load_params()),
+            decoder.make_step(config.vqgan, vqgan_params, options, perceptual),
             lambda step: decoder.batch_at(restored, crops_at, options, step),
             steps=options.steps,
             directory=out,

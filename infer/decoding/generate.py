@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -11,15 +9,12 @@ import numpy as np
 
 from pure_jax.config import SamplingConfig
 from pure_jax.errors import PureError
+from pure_jax.infer.contract import Progress, check_seed
 from pure_jax.infer.decoding.prefill import open_images
 from pure_jax.infer.decoding.rows import ROWS
 from pure_jax.infer.decoding.sequential import SEQUENTIAL
 from pure_jax.model import Model
 from pure_jax.sequence import INSTRUCTION, answer_text_ids, prompt_ids
-
-Progress = Callable[[int, int], None]
-"""Called with (codes written, codes in all) after each row of codes of each batch."""
-
 
 MAX_BATCH = 64
 CACHE_BYTES = 2**30
@@ -111,12 +106,6 @@ def generate(
     return answers
 
 
-def check_seed(seed: int) -> None:
-    """Raises PureError unless seed lies in 0 ... 2**32 - 1."""
-    if not 0 <= seed < 2**32:
-        raise PureError(f"the seed is {seed}, but it must lie in 0 ... {2**32 - 1}")
-
-
 def _fitting_batch(model: Model, sampling: SamplingConfig, prompt_length: int, image_slots: int) -> int:
     """How many pictures' caches fit into CACHE_BYTES, from 1 to MAX_BATCH."""
     cfg = model.config.transformer
@@ -128,8 +117,3 @@ def _fitting_batch(model: Model, sampling: SamplingConfig, prompt_length: int, i
 
 def _to_text(model: Model, ids: np.ndarray) -> str:
     return model.tokenizer.decode(ids[model.vocabulary.is_text[ids]].tolist(), skip_special_tokens=False).strip()
-
-
-def override(sampling: SamplingConfig, **values: float | int | None) -> SamplingConfig:
-    """`sampling` with every value that is not None replaced; PureError if one is out of range."""
-    return dataclasses.replace(sampling, **{k: v for k, v in values.items() if v is not None})  # type: ignore[arg-type]

@@ -294,15 +294,15 @@ def test_sha256sum_checks_every_file(tmp_path: Path, native: Path, options: dict
 @pytest.mark.parametrize("to", ["flax", "torch"])
 def test_verify_finds_one_wrong_bit(tmp_path: Path, source: Path, monkeypatch: Any, to: Any) -> None:
     wrong = {"flax": "transformer.safetensors", "torch": "model.safetensors"}[to]
-    write = conversion._write
+    compare_bits = conversion.compare_bits
 
-    def damaging(directory: Path, *args: Any) -> None:
-        write(directory, *args)
+    def damaging(directory: Path, *args: Any) -> int:
         content = bytearray((directory / wrong).read_bytes())
         content[-1] ^= 1
         (directory / wrong).write_bytes(content)
+        return compare_bits(directory, *args)
 
-    monkeypatch.setattr(conversion, "_write", damaging)
+    monkeypatch.setattr(conversion, "compare_bits", damaging)
     with pytest.raises(PureError, match=r"^transformer\..* is not what was to be written"):
         convert(source, tmp_path / "new", to=to, verify=True)
     assert list(tmp_path.iterdir()) == []
@@ -317,7 +317,7 @@ def test_options_that_a_model_directory_has_no_use_for_are_refused(tmp_path: Pat
         convert(native, tmp_path / "new", to="torch", format="orbax")
     with pytest.raises(PureError, match="'ranks' has a meaning with --to torch only"):
         convert(native, tmp_path / "new", norm_rows="ranks")
-    with pytest.raises(PureError, match="has its own tokenizers; leave tokenizer out"):
+    with pytest.raises(PureError, match="whole model directory of this library; leave tokenizer out"):
         pure_jax.load(native, tokenizer=native / "tokenizer.json")
     with pytest.raises(PureError, match="which has no revisions"):
         pure_jax.load(revision="main")

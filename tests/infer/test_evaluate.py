@@ -104,7 +104,7 @@ def test_without_ground_truth_only_niqe_is_measured(tmp_path: Path) -> None:
     result = evaluate(tmp_path, NearestNeighbour(), niqe_params=NIQE_PARAMS)
     assert [row.method for row in result.rows] == ["bicubic", "ours"]
     assert all(row.psnr_y is None and row.niqe is not None for row in result.rows)
-    assert result.mean("VQGAN round trip", "niqe") is None
+    assert result.mean("tokenizer round trip", "niqe") is None
 
 
 def test_a_picture_too_small_for_niqe_keeps_its_other_values(tmp_path: Path) -> None:

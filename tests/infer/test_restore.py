@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pure_jax.infer.restore
+import pure_jax.infer.pure
 from pure_jax.config import ModelConfig, tiny
 from pure_jax.errors import PureError
 from pure_jax.infer.decoding.generate import Answer
 from pure_jax.infer.pictures.picture import read_picture
-from pure_jax.infer.restore import Restoration, Restorer, _in_parts, _remarks, _vote, output_size
+from pure_jax.infer.pictures.tiles import plan_tiles
+from pure_jax.infer.pure import _in_parts, _remarks
+from pure_jax.infer.restore import Restoration, Restorer, _resize, _vote, output_size
 from tests.models import tiny_model
 
 TILE, STRIDE = 32, 4
@@ -57,7 +59,7 @@ def echo(model: Any, lq_codes: np.ndarray, **_: Any) -> list[Answer]:
 @pytest.fixture
 def perfect(monkeypatch) -> Callable[..., Restoration]:
     """Restores without the sampled noise of a model, by default without a colour fix."""
-    monkeypatch.setattr(pure_jax.infer.restore, "generate", echo)
+    monkeypatch.setattr(pure_jax.infer.pure, "generate", echo)
 
     def restore(photo: Any, tint: Any = 0, **options: Any) -> Restoration:
         model: Any = PerfectModel(tint)
@@ -73,7 +75,7 @@ def restore() -> Callable[..., Restoration]:
 
     def run(photo: Any, **options: Any) -> Restoration:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pure_jax.infer.restore, "VQGAN_BATCH", 1)
+            patch.setattr(pure_jax.infer.pure, "VQGAN_BATCH", 1)
             return restorer.restore(photo, **({"batch": 1, "scale": 2.0} | options))
 
     return run
@@ -227,6 +229,19 @@ def test_the_wavelet_fix_keeps_the_models_detail_on_the_photos_colours(perfect):
     assert np.abs(np.asarray(image).astype(int) - wanted).max() <= 2
 
 
+@pytest.mark.parametrize("size", [(20, 12), (21, 13), (23, 15)])
+@pytest.mark.parametrize("scale", [1, 1.5, 4])
+def test_a_smaller_copy_lies_on_the_grid_of_the_result(size, scale):
+    width, height = (round(side * scale) for side in size)
+    ramp = np.tile(np.arange(size[0], dtype=np.uint8)[None, :, None] * 10, (size[1], 1, 3))  # 10 levels per pixel
+    plan = plan_tiles(height, width, 16, 0, multiple=4)
+    copy = _resize(ramp, plan, 4)
+    assert copy.shape == (-(-height // 4), -(-width // 4), 3)
+    centre = (4 * np.arange(copy.shape[1]) + 2) / width * size[0] - 0.5  # in pixels of the photo
+    inside = slice(2, -2)  # the kernel reaches over the border elsewhere
+    assert copy.shape[1] <= 4 or np.abs(copy[0, inside, 0] - 10 * centre[inside]).max() <= 1  # rounding
+
+
 # ---- what is said --------------------------------------------------------------------------------------------------
 
 
@@ -270,7 +285,7 @@ def test_a_picture_of_another_size_is_resized_and_remarked(perfect, monkeypatch)
         codes = np.zeros((2 * SIDE, SIDE), np.int32)
         return [Answer(codes, np.ones(codes.shape, np.float32), "", True)] * len(lq_codes)
 
-    monkeypatch.setattr(pure_jax.infer.restore, "generate", larger)
+    monkeypatch.setattr(pure_jax.infer.pure, "generate", larger)
     result = perfect(photo(size=(32, 16)), scale=2, overlap=0)
     assert result.image.getextrema() == ((99, 99),) * 3
     assert result.entropy.shape == (SIDE, 2 * SIDE) and np.ptp(result.entropy) == 0

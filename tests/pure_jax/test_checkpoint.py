@@ -17,11 +17,12 @@ import pytest
 from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
-from pure_jax.checkpoint import Format, parameter_shapes, read_config, save
+from pure_jax.checkpoint import Format, read_config, save
 from pure_jax.config import tiny
 from pure_jax.convert.opening import load
 from pure_jax.errors import PureError
 from pure_jax.model import Model
+from pure_jax.pure import parameter_shapes
 from tests.disk import files_limited_to
 from tests.models import tiny_model, tiny_tokenizer
 

@@ -13,9 +13,9 @@ import jax
 import pytest
 from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
-from pure_jax.checkpoint import parameter_shapes
 from pure_jax.config import PRESETS, ModelConfig, pure_7b
 from pure_jax.errors import PureError
+from pure_jax.pure import parameter_shapes
 from pure_jax.sharding import MESH_AXES, make_mesh, parameter_sharding
 from tests.upstream import write_model
 

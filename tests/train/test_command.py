@@ -96,7 +96,7 @@ def test_every_step_left_its_files(home):
         assert samples.size == (8 * 16, 2 * 16)
     records = load_records(home / "records.npz")
     assert len(records) == 16
-    assert records.captions == ["Some spots of colour."] * 2  # of the train split
+    assert records.captions == ["Some spots of colour."]
     thresholds = json.loads((home / "lm" / "thresholds.json").read_text())
     assert thresholds["n"] == 16 and thresholds["kind"] == "params"
 

@@ -46,9 +46,7 @@ def test_updates_are_those_of_torch():
     state = tx.init(params)
 
     weights = [torch.tensor(np.asarray(leaf), requires_grad=True) for leaf in jax.tree.leaves(params)]
-    oracle = torch.optim.AdamW(
-        weights, betas=(config.b1, config.b2), eps=config.eps, weight_decay=config.weight_decay
-    )
+    oracle = torch.optim.AdamW(weights, betas=(config.b1, config.b2), eps=config.eps, weight_decay=config.weight_decay)
     norms = []
     for step in range(5):
         scale = (0.1, 10.0)[step % 2]  # below and above the clip

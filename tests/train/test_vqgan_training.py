@@ -217,9 +217,7 @@ def test_gradient_passes_the_quantiser_straight_through(start):
         z, pull = jax.vjp(lambda p: model.apply({"params": p}, x, method="latents"), params)
         e = model.apply({"params": params}, model.apply({"params": params}, x, method="encode"),
                         method=lambda m, codes: m.quantizer.lookup(codes))  # fmt: skip
-        at_codes = jax.grad(
-            lambda v: (model.apply({"params": params}, v, method="decode_latents") * weights).sum()
-        )(e)
+        at_codes = jax.grad(lambda v: (model.apply({"params": params}, v, method="decode_latents") * weights).sum())(e)
         return grads, pull(at_codes)[0], jnp.abs(z - e).max()
 
     grads, expected, distance = both(start.params)

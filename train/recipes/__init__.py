@@ -66,22 +66,34 @@ def demo_recipe() -> Recipe:
 
 
 def tiny_recipe() -> Recipe:
-    """Every stage in seconds, for tests."""
+    """Every stage in seconds, to try the command."""
     optimiser = OptimiserConfig(1e-3, 1e-4, warmup_steps=1, decay_steps=2, clip_norm=1.0)
+    model = tiny()
+    vqgan = dataclasses.replace(model.vqgan, channels=8, channel_multipliers=(1, 1), latent_channels=8, num_groups=2)
     return Recipe(
-        model=dataclasses.replace(tiny(), tile_size=32, text_length=16),
+        model=dataclasses.replace(model, vqgan=vqgan, tile_size=16, text_length=16),
         text_vocab=300,
         vqgan=VQGANTrainConfig(
             batch=2,
-            crop=32,
-            steps=4,
-            autoencoder_steps=2,
+            crop=16,
+            steps=3,
+            autoencoder_steps=1,
             perceptual_weight=0.0,
             adversarial_weight=0.0,
+            discriminator_width=16,
+            discriminator_layers=1,
             optimiser=optimiser,
         ),
-        lm=LanguageModelTrainConfig(batch=4, steps=6, ema_decay=0.9, optimiser=optimiser),
-        decoder=DecoderTrainConfig(batch=2, steps=3, adversarial_start=1, discriminator_width=16, optimiser=optimiser),
+        lm=LanguageModelTrainConfig(batch=4, steps=5, ema_decay=0.9, optimiser=optimiser),
+        decoder=DecoderTrainConfig(
+            batch=2,
+            steps=3,
+            perceptual_weight=0.0,
+            adversarial_start=1,
+            discriminator_width=16,
+            discriminator_layers=1,
+            optimiser=optimiser,
+        ),
         regions_per_round=1,
         decoder_regions=1,
         tuning_photos=1,

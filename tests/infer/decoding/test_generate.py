@@ -11,7 +11,8 @@ import pytest
 
 from pure_jax.config import SamplingConfig, pure_7b, tiny
 from pure_jax.errors import PureError
-from pure_jax.infer.decoding.generate import Answer, _fitting_batch, generate, override
+from pure_jax.infer.contract import override
+from pure_jax.infer.decoding.generate import Answer, _fitting_batch, generate
 from pure_jax.model import Model
 from pure_jax.sequence import answer_text_ids
 from tests.models import tiny_model

@@ -1,0 +1,126 @@
+"""A family that this project does not know is saved, loaded, converted, restored with and evaluated all the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import pure_jax
+from pure_jax.__main__ import main
+from pure_jax.errors import PureError
+from pure_jax.families import FAMILIES
+from pure_jax.infer.evaluate import evaluate
+from pure_jax.infer.families import RESTORE_TILES
+from tests import toy
+
+SHADE = 3
+
+
+@pytest.fixture(autouse=True)
+def family() -> Iterator[None]:
+    with toy.registered():
+        yield
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    pure_jax.save(tmp_path / "toy", toy.ToyConfig(), toy.params(), "", "# A toy\n")
+    return tmp_path / "toy"
+
+
+def grey(level: int = 100, size: tuple[int, int] = (20, 16)) -> Image.Image:
+    return Image.new("RGB", size, (level,) * 3)
+
+
+def test_every_family_has_a_row_in_both_tables():
+    assert FAMILIES.keys() == RESTORE_TILES.keys() >= {"pure"}
+
+
+def test_its_directory_has_its_networks_and_no_tokenizer(directory):
+    names = {file.name for file in directory.iterdir()}
+    assert names == {"config.json", "README.md", "SHA256SUMS", "transformer.safetensors", "painter.safetensors"}
+    assert json.loads((directory / "config.json").read_text())["family"] == "toy"
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_it_is_loaded_as_its_own_class_with_layers_as_wanted(directory, scan):
+    model = pure_jax.load(directory, dtype="bfloat16", scan_layers=scan)
+    assert isinstance(model, toy.ToyModel) and (model.tokenizer, model.names) == (None, "no names")
+    assert set(model.params["transformer"]) == ({"layers"} if scan else {"layers_0", "layers_1"})
+    assert model.shade == SHADE
+    assert model.params["painter"]["bias"].dtype == jnp.float32  # it does not follow the dtype
+    assert {leaf.dtype for leaf in model.params["transformer"].get("layers", {}).values()} <= {jnp.dtype("bfloat16")}
+
+
+def test_it_restores_a_photo_of_any_size_and_takes_its_own_options(directory):
+    restorer = pure_jax.Restorer(pure_jax.load(directory))
+    photo = Image.linear_gradient("L").resize((20, 24)).convert("RGB")
+    result = restorer.restore(photo, scale=2, seed=7)
+    doubled = np.asarray(photo).repeat(2, axis=0).repeat(2, axis=1)  # its tiles are the photo's own pixels
+    assert np.abs(np.asarray(result.image) - np.minimum(doubled + float(SHADE), 255)).max() <= 1  # blending rounds
+    assert (result.degradation, result.description, result.remarks) == (None, "", ["seed 7"])
+    assert result.entropy.shape == (12, 10) and np.allclose(result.entropy, 1)
+    strong = restorer.restore(grey(), scale=1, sampling=toy.ToySampling(10.0), flip=True)
+    assert strong.image.getextrema() == ((100 + 10 * SHADE,) * 2,) * 3
+
+
+def test_an_option_of_another_family_is_refused(directory):
+    restorer = pure_jax.Restorer(pure_jax.load(directory))
+    with pytest.raises(PureError, match="faithful has no meaning for a model of the family toy"):
+        restorer.restore(grey(), faithful=True)
+
+
+def test_it_is_evaluated(directory, tmp_path):
+    for name, size in (("lq", (16, 16)), ("gt", (32, 32))):
+        (tmp_path / "pairs" / name).mkdir(parents=True)
+        grey(size=size).save(tmp_path / "pairs" / name / "a.png")
+    result = evaluate(tmp_path / "pairs", pure_jax.Restorer(pure_jax.load(directory)), scale=2)
+    values = {row.method: row.psnr_y for row in result.rows}
+    assert values["tokenizer round trip"] == values["bicubic"] > values["ours"]
+
+
+def test_the_commands_take_it(directory, tmp_path, capsys):
+    grey().save(tmp_path / "photo.png")
+    paths = [str(tmp_path / name) for name in ("photo.png", "out.png")]
+    main(["restore", *paths, "--model", str(directory), "--entropy-map", str(tmp_path / "map.png")])
+    assert Image.open(tmp_path / "out.png").getextrema() == ((100 + SHADE,) * 2,) * 3
+    assert (tmp_path / "map.png").is_file()
+    assert "degradation: not read\ndescription: none\n" in capsys.readouterr().out
+
+    main(["convert", str(directory), str(tmp_path / "orbax"), "--format", "orbax", "--dtype", "bfloat16", "--verify"])
+    assert pure_jax.load(tmp_path / "orbax").shade == SHADE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["restore", "photo.png", "out.png", "--model", "toy", "--k-max", "5"], "k_max has no meaning"),
+        (["restore", "photo.png", "out.png", "--model", "toy", "--text", "A cat."], "text has no meaning"),
+        (["convert", "toy", "out.png", "--to", "torch"], "of the family toy cannot be written for PyTorch"),
+        (["compare", "toy", "toy"], "toy is a model of the family toy; only PURE's can be compared"),
+    ],
+)
+def test_what_it_cannot_do_is_one_sentence(directory, monkeypatch, capsys, arguments, complaint):
+    monkeypatch.chdir(directory.parent)
+    grey().save("photo.png")
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and complaint in error and error.count("\n") == 1
+    assert not Path("out.png").exists()
+
+
+@pytest.mark.parametrize("name", ["nsarm-2", 1, None, ["toy"]])
+def test_an_unknown_family_is_one_sentence(directory, tmp_path, name):
+    other = shutil.copytree(directory, tmp_path / "other")
+    (other / "config.json").write_text(json.dumps({"family": name}))
+    with pytest.raises(PureError, match="must be one of pure, toy") as refusal:
+        pure_jax.load(other)
+    assert str(other / "config.json") in str(refusal.value) and "\n" not in str(refusal.value)

@@ -1,0 +1,105 @@
+"""`pure train demo` makes a whole model from photos, stops when its time is up, and goes on from there."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pure_jax
+from pure_jax.errors import PureError
+from pure_jax.train.demo import DemoRun, TimeIsUp
+from pure_jax.train.recipes import tiny_recipe
+
+pytestmark = pytest.mark.slow
+
+RECIPE = tiny_recipe()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rows = []
+    for name, split in (("a", "train"), ("b", "train"), ("c", "train"), ("d", "val"), ("e", "val")):
+        coarse = np.random.default_rng(ord(name)).integers(256, size=(8, 8, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((80, 72), Image.Resampling.BICUBIC).save(folder / f"{name}.png")
+        rows.append({"file": f"{name}.png", "split": split, "author": "A|B", "license": "CC0-1.0", "pkg": "test"})
+    (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(photos, tmp_path_factory):
+    """A finished run, interrupted once by its time in the middle of the language model."""
+    out = tmp_path_factory.mktemp("runs") / "demo"
+    begun = DemoRun(photos, out, RECIPE)
+    with begun.folder():
+        assert begun.tokenizer() and begun.vqgan()
+    with pytest.raises(TimeIsUp, match="language_model"):
+        replace(begun, deadline=time.monotonic()).run("pure train demo --hours 0.001")
+    begun.run("pure train demo")
+    return out
+
+
+def test_the_model_loads_and_its_card_says_what_made_it(run):
+    model = pure_jax.load(run / "model")
+    assert model.config.vqgan == RECIPE.model.vqgan
+    chosen = json.loads((run / "sampling.json").read_text())["chosen"]
+    assert (model.config.sampling.temperature, model.config.sampling.k_max) == (chosen["temperature"], chosen["k_max"])
+    card = (run / "model" / "README.md").read_text()
+    assert "`pure train demo --hours 0.001`" in card and "`pure train demo`" in card
+    assert "language model 5" in card and "PSNR-Y" in card and "CPU cores" in card
+    credits = (run / "model" / "PHOTOS.md").read_text()
+    assert "| a.png | A/B | CC0-1.0 | test |" in credits and "d.png" not in credits
+
+
+def test_time_ran_out_after_one_step_and_the_rest_came_later(run):
+    steps = [json.loads(line)["step"] for line in (run / "lm" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 5]
+
+
+def test_the_trained_decoder_ships_and_the_codebook_is_the_tokenizers(run):
+    from pure_jax.train.loop import newest_tree
+
+    trained, first = newest_tree(run / "decoder")["ema"], newest_tree(run / "vqgan")["ema"]
+    shipped = pure_jax.load(run / "model").params["vqgan"]
+    kernel = ("decoder", "conv_out", "kernel")
+
+    def leaf(tree, path):
+        return np.asarray(leaf(tree[path[0]], path[1:]) if path else tree)
+
+    assert (leaf(trained, kernel) != leaf(first, kernel)).any()
+    for path, source in (
+        (kernel, trained),
+        (("quantizer", "codebook"), first),
+        (("encoder", "conv_in", "kernel"), first),
+    ):
+        np.testing.assert_allclose(leaf(shipped, path), leaf(source, path), rtol=2**-8)  # shipped in bfloat16
+
+
+def test_the_photos_for_tuning_are_trained_on_by_no_stage(photos, run):
+    demo_run = DemoRun(photos, run, RECIPE)
+    assert demo_run.tuning_names == ["b.png"]
+    assert [photo.name for photo in demo_run.train_photos] == ["a.png", "c.png"]
+    assert {path.stem for path in (run / "tuning" / "gt").iterdir()} == {"b"}
+
+
+def test_a_run_of_another_recipe_is_refused(photos, run):
+    other = replace(RECIPE, lm=replace(RECIPE.lm, drift=0.5))
+    with pytest.raises(PureError, match="lm.drift"):
+        DemoRun(photos, run, other).run("pure train demo")
+
+
+def test_more_steps_are_no_other_recipe(photos, run):
+    for steps in (9, RECIPE.lm.steps):
+        with DemoRun(photos, run, replace(RECIPE, lm=replace(RECIPE.lm, steps=steps))).folder():
+            pass
+
+
+def test_two_runs_in_one_folder_are_refused(photos, run):
+    with DemoRun(photos, run, RECIPE).folder(), pytest.raises(PureError, match="another run is writing"):
+        DemoRun(photos, run, RECIPE).run("pure train demo")
