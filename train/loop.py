@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -59,10 +60,20 @@ def batches(batch_at: Callable[[int], Batch], start: int, stop: int, ahead: int 
             queue.get_nowait()
 
 
-def checkpoint_manager(directory: Path, keep: int = 2) -> ocp.CheckpointManager:
+@contextmanager
+def checkpoint_manager(directory: Path, keep: int = 2) -> Iterator[ocp.CheckpointManager]:
     """Numbered, atomically finished checkpoints below `directory`; the newest `keep` stay."""
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-    return ocp.CheckpointManager(directory.resolve() / "checkpoints", options=options)
+    # The handler is named, since else the newest checkpoint, damaged or not, decides how all are read.
+    handler = ocp.StandardCheckpointHandler()
+    manager = ocp.CheckpointManager(directory.resolve() / "checkpoints", options=options, item_handlers=handler)
+    try:
+        yield manager
+    except BaseException:
+        with suppress(Exception):  # closing raises once more what went wrong while saving
+            manager.close()
+        raise
+    manager.close()
 
 
 def resumed(directory: Path, state: State) -> State:
@@ -116,7 +127,7 @@ def _newest_whole(manager: ocp.CheckpointManager, shapes: Any = None) -> tuple[A
                     f"{manager.directory} holds a checkpoint of another configuration; use the same options or a new "
                     "--out"
                 ) from error
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0][:150]
             logger.warning("the checkpoint %s cannot be read (%s)", manager.directory / str(step), reason)
             damaged.append(step)
             continue
