@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import flax
 import jax
@@ -67,7 +68,7 @@ def load_tiles(path: Path) -> RestoredTiles:
     try:
         with np.load(path, allow_pickle=False) as file:
             return RestoredTiles(file["codes"], file["pixels"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise PureError(f"{path} cannot be read ({error}); remove it, and the next run makes it again") from error
 
 
@@ -136,7 +137,7 @@ def make_step(
             return -disc.apply({"params": state.disc_params}, y).mean()
 
         adversarial_slope = jax.grad(fooled)(y)
-        scale = optax.global_norm(slope) / (optax.global_norm(adversarial_slope) + 1e-12)
+        scale = optax.tree.norm(slope) / (optax.tree.norm(adversarial_slope) + 1e-12)
         begun = state.step >= config.adversarial_start
         (grads,) = backward(slope + jnp.where(begun, config.adversarial_weight * scale, 0.0) * adversarial_slope)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

@@ -206,7 +206,7 @@ def make_step(
         key = jax.random.fold_in(jax.random.key(train.seed), state.step)
         grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params, *batch, key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         params = optax.apply_updates(state.params, updates)
         # As in the image tokenizer's training: early averages would be dominated by the random start.
         decay = jnp.minimum(train.ema_decay, (1.0 + state.step) / (10.0 + state.step))

@@ -19,6 +19,7 @@ from pure_jax.transformer import (
     QKNorm,
     RMSNorm,
     Transformer,
+    causal_attention,
     count_parameters,
     init_cache,
     rotary,
@@ -251,3 +252,21 @@ def test_pure_7b_has_the_published_number_of_parameters() -> None:
     config = pure_7b().transformer
     assert count_parameters(config) == 7_080_267_776
     assert count_parameters(dataclasses.replace(config, scan_layers=False)) == 7_080_267_776
+
+
+@pytest.mark.parametrize("length", [1, 5, 8, 50])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_attention_in_causal_blocks_is_torchs_attention(length, kv_heads):
+    rng = np.random.default_rng(0)
+    q = rng.normal(size=(2, length, 4, 8)).astype(np.float32)
+    k, v = rng.normal(size=(2, 2, length, kv_heads, 8)).astype(np.float32)
+    mask = np.broadcast_to(np.tril(np.ones((length, length), bool)), (2, length, length)).copy()
+    mask[1, :, 0] = length == 1  # a token that nobody may look at
+    mask[1, 0, 0] = True
+    out = causal_attention(*map(jnp.asarray, (q, k, v, mask)))
+    wide = [torch.tensor(x.repeat(4 // kv_heads, axis=2)).transpose(1, 2) for x in (k, v)]
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        torch.tensor(q).transpose(1, 2), *wide, attn_mask=torch.tensor(mask)[:, None]
+    )
+    # Measured 4.8e-7.
+    np.testing.assert_allclose(out, expected.transpose(1, 2).reshape(2, length, 32), rtol=0, atol=1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import flax
@@ -15,7 +16,7 @@ import pytest
 from jax import Array
 
 from pure_jax.errors import PureError
-from pure_jax.train.loop import batches, checkpoint_manager, newest_tree, train
+from pure_jax.train.loop import batches, checkpoint_manager, newest_step, newest_tree, train
 from tests.disk import files_limited_to
 
 
@@ -154,6 +155,17 @@ def test_a_directory_without_checkpoints_is_refused(tmp_path):
         pass
     with pytest.raises(PureError, match="no finished checkpoint yet"):
         newest_tree(tmp_path)
+
+
+def test_a_deadline_ends_the_run_with_a_checkpoint_and_the_rest_follows(tmp_path):
+    whole = train(START, walk, numbers, steps=6, directory=tmp_path / "whole")
+    cut = train(START, walk, numbers, steps=6, directory=tmp_path / "cut", deadline=time.monotonic() - 1)
+    assert int(cut.step) == newest_step(tmp_path / "cut") == 1
+    assert_equal(train(START, walk, numbers, steps=6, directory=tmp_path / "cut"), whole)
+
+
+def test_the_newest_step_of_no_run_is_0(tmp_path):
+    assert newest_step(tmp_path) == 0
 
 
 # ---- what disks do -------------------------------------------------------------------------------------------------

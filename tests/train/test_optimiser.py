@@ -37,6 +37,17 @@ def test_no_warm_up_and_equal_bounds_give_a_constant():
     np.testing.assert_allclose([float(schedule(step)) for step in range(12)], 1e-4, rtol=1e-6)
 
 
+def test_a_late_decay_leaves_the_rate_constant_until_then():
+    config = OptimiserConfig(1e-3, 1e-5, warmup_steps=10, decay_steps=100)
+    schedule, longer = learning_rate(config, 500), learning_rate(config, 900)
+    constant = [float(schedule(step)) for step in (10, 200, 399, 400)]
+    np.testing.assert_allclose(constant, 1e-3, rtol=1e-6)
+    assert float(schedule(450)) == pytest.approx((1e-3 + 1e-5) / 2, rel=1e-5)
+    assert float(schedule(500)) == pytest.approx(1e-5, rel=1e-5)
+    # Made longer, a run keeps its past.
+    assert [float(longer(step)) for step in range(0, 400, 7)] == [float(schedule(step)) for step in range(0, 400, 7)]
+
+
 def test_updates_are_those_of_torch():
     config = OptimiserConfig(learning_rate=1e-2, warmup_steps=2, clip_norm=4.0)
     rng = np.random.default_rng(0)
