@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import pytest
@@ -403,6 +404,32 @@ def test_a_reader_of_the_help_that_has_gone_is_no_error(monkeypatch):
         main(["restore", "--help"])
 
 
+@pytest.mark.parametrize("place", ["pure_jax.infer.decoding.rows.decode_rows", "os.fsync"])
+def test_sigterm_ends_with_status_143_and_leaves_nothing(pure, folder, monkeypatch, place):
+    def terminate(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(place, terminate)  # the second place is where the picture is half-written
+    Path("out.png").write_bytes(b"old")
+    before = contents(folder)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        outcome = pure("photo.png", "out.png", "--overwrite")
+        assert outcome[:3] == (143, "", "pure: interrupted; nothing was written\n")
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN  # another one would not have stopped the tidying up
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert contents(folder) == before
+
+
+def test_a_full_device_behind_the_output_is_one_sentence(pure, folder, monkeypatch):
+    with open("/dev/full", "w") as device:
+        monkeypatch.setattr(sys, "stdout", device)
+        outcome = pure("photo.png", "out.png")
+    assert_refused(outcome, "output 'standard output' cannot be written (No space left on device)")
+    Image.open("out.png").load()
+
+
 def test_a_reader_that_has_gone_is_no_error(pure, folder, monkeypatch):
     reading, writing = os.pipe()
     os.close(reading)
@@ -486,10 +513,11 @@ def test_evaluate_says_in_a_table_or_json_what_it_measured(
 # ---- as a program --------------------------------------------------------------------------------------------------
 
 
-def program(folder: Path, *arguments: object) -> Outcome:
+def program(folder: Path, *arguments: object, stdout: int | IO[str] = subprocess.PIPE) -> Outcome:
     command = [sys.executable, "-m", "pure_jax", *map(str, arguments)]
     path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    run = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    env = os.environ | {"PYTHONPATH": path}
+    run = subprocess.run(command, cwd=folder, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True)
     return observed(run.returncode, run.stdout, run.stderr)
 
 
@@ -502,6 +530,13 @@ def test_the_program_restores_a_photo(folder, model_directory):
 
 def test_the_program_refuses_a_missing_photo(folder):
     assert_refused(program(folder, "restore", "nowhere.png"), "'nowhere.png' does not exist")
+
+
+def test_the_program_ends_with_status_2_when_its_output_is_full(folder):
+    with open("/dev/full", "w") as device:
+        outcome = program(folder, "degrade", ".", "pairs", stdout=device)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "cannot be written (No space left on device)" in outcome.err
 
 
 def test_the_program_names_its_subcommands(folder):

@@ -18,6 +18,7 @@ from PIL import Image
 from scipy.cluster.vq import kmeans2
 
 from pure_jax.config import VQGANConfig
+from pure_jax.files import replacing
 from pure_jax.infer.metrics.perceptual import perceptual_distance
 from pure_jax.train.config import VQGANTrainConfig
 from pure_jax.train.data.degradation import REAL_ESRGAN, degrade
@@ -187,4 +188,5 @@ def write_samples(path: Path, model_config: VQGANConfig, params: Any, crops: np.
     """A PNG with crops above and their reconstructions below, to be looked at."""
     y = VQGAN(model_config).apply({"params": params}, from_pixels(jnp.asarray(crops)))[0]
     out = np.asarray(jnp.clip((y + 1) * 127.5, 0, 255)).astype(np.uint8)
-    Image.fromarray(rearrange(np.stack([crops, out]), "r n h w c -> (r h) (n w) c")).save(path)
+    with replacing(path) as beside:
+        Image.fromarray(rearrange(np.stack([crops, out]), "r n h w c -> (r h) (n w) c")).save(beside, format="PNG")
