@@ -15,7 +15,7 @@ from pure_jax.config import ModelConfig
 from pure_jax.errors import PureError
 from pure_jax.transformer import Transformer
 from pure_jax.vocabulary import Vocabulary
-from pure_jax.vqgan import VQGAN, from_pixels, to_pixels
+from pure_jax.vqgan import VQGAN, fitting, from_pixels, to_pixels
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -68,7 +68,8 @@ class Model:
         if image.shape[-3] % stride or image.shape[-2] % stride or 0 in image.shape:
             raise PureError(f"an image of {image.shape[-2]}x{image.shape[-3]} is no multiple of {stride} pixels")
         batch = image if image.ndim == 4 else image[None]
-        codes = np.asarray(encode_images(self.vqgan, self.params["vqgan"], batch))
+        vqgan = fitting(self.config.vqgan, *batch.shape[:3])
+        codes = np.asarray(encode_images(vqgan, self.params["vqgan"], batch))
         return codes if image.ndim == 4 else codes[0]
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
@@ -84,5 +85,7 @@ class Model:
         if codes.min() < 0 or codes.max() >= size:
             raise PureError(f"codes must lie in 0..{size - 1}, but range over {codes.min()}..{codes.max()}")
         batch = codes if codes.ndim == 3 else codes[None]
-        pixels = np.asarray(decode_codes(self.vqgan, self.params["vqgan"], batch.astype(np.int32)))
+        count, height, width = batch.shape
+        vqgan = fitting(self.config.vqgan, count, self.config.vqgan.stride * height, self.config.vqgan.stride * width)
+        pixels = np.asarray(decode_codes(vqgan, self.params["vqgan"], batch.astype(np.int32)))
         return pixels if codes.ndim == 3 else pixels[0]
