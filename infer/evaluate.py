@@ -20,6 +20,7 @@ from pure_jax.infer.metrics.distortion import Pixels, psnr_y, ssim_y
 from pure_jax.infer.metrics.niqe import NiqeParams, niqe
 from pure_jax.infer.metrics.perceptual import NAME as PERCEPTUAL_NAME
 from pure_jax.infer.metrics.perceptual import perceptual_distance
+from pure_jax.infer.pictures.tiles import blend, cut, plan_tiles
 
 METHODS = ("bicubic", "tokenizer round trip", "ours")
 _COLUMNS = {  # field of Row: title (the arrow points to better), digits
@@ -30,6 +31,9 @@ _COLUMNS = {  # field of Row: title (the arrow points to better), digits
 }
 _compiled_distance = jax.jit(perceptual_distance)
 _PADDING_UNIT = 32  # a multiple of every tokenizer's stride (4, 8 or 16)
+# Pixels a side of what goes through a network at once. Memory grows with the area, the tokenizer's attention takes time
+# that grows with its square.
+_WINDOW = 512
 _BROKEN_FILE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises on bad files
 
 
@@ -88,6 +92,9 @@ def evaluate(
     on_image: Callable[[int, int, str], None] | None = None,
 ) -> Evaluation:
     """Restore every low-quality picture of a folder and measure the result.
+
+    Pictures over 512 pixels a side make the tokenizer's round trip in windows of that size, which share an eighth and
+    are blended; their perceptual distance is the mean over such windows.
 
     Args:
         pairs: folder with `lq/NAME.png` and, where known, `gt/NAME.png`, exactly `scale` times as large.
@@ -213,8 +220,11 @@ def _pictures(lq: Image.Image, gt: Pixels | None, restorer: Restorer, scale: int
 
 
 def _round_trip(image: Pixels, model: Model) -> Pixels:
-    """Encode and decode, on a canvas mirrored beyond the right and lower edge to a size that the tokenizer takes."""
+    """Encode and decode; at once, on a canvas mirrored below and to the right to a size that fits, or in windows."""
     height, width = image.shape[:2]
+    if max(height, width) > _WINDOW:
+        plan = plan_tiles(height, width, _WINDOW, _WINDOW // 8)
+        return blend((model.decode(model.encode(window)) for window in cut(image, plan)), plan).round().astype(np.uint8)
     canvas = np.pad(image, ((0, -height % _PADDING_UNIT), (0, -width % _PADDING_UNIT), (0, 0)), mode="reflect")
     return np.asarray(model.decode(model.encode(canvas)))[:height, :width]
 
@@ -243,8 +253,12 @@ def _measure(
 
 
 def _perceptual(params: Any, a: Pixels, b: Pixels) -> float:
-    pair = [image[None].astype(np.float32) / 255 for image in (a, b)]
-    return float(_compiled_distance(params, *pair)[0])
+    windows = [(a, b)]
+    if max(a.shape[:2]) > _WINDOW:
+        plan = plan_tiles(a.shape[0], a.shape[1], _WINDOW, overlap=0)
+        windows = list(zip(cut(a, plan), cut(b, plan), strict=True))
+    pairs = ([image[None].astype(np.float32) / 255 for image in pair] for pair in windows)
+    return float(np.mean([_compiled_distance(params, *pair)[0] for pair in pairs]))
 
 
 def _number(value: float | None, digits: int) -> str:

