@@ -37,6 +37,8 @@ class Restore:
     """Decode as the original does: unmasked text, picture size drawn by the model, one token a step."""
     colour_fix: Literal["none", "wavelet", "adain"] | None = None
     """Take colours from the input; by default the model's choice."""
+    alpha: Literal["bicubic", "model"] = "bicubic"
+    """How transparency is enlarged: by bicubic interpolation, or restored by the model like the colours."""
     overlap: int | None = None
     """Pixels that neighbouring tiles share; by default the model's."""
     batch: int | None = None
@@ -83,6 +85,7 @@ class Restore:
                 seed=self.seed,
                 sampling=sampling,
                 colour_fix=self.colour_fix,
+                alpha=self.alpha,
                 overlap=self.overlap,
                 batch=self.batch,
                 progress=lambda done, total: bar.update(task, description="restoring", completed=done, total=total),
