@@ -24,8 +24,8 @@ EXACT = jax.lax.Precision.HIGHEST
 # Values of a matrix of positions by positions (attention), or by codes, that are held at a time: 256 MiB in float32.
 MAX_MATRIX = 2**26
 
-# Values of the first activation up to which pictures are computed whole: two of 512x512 pixels at VQ-8's 128 channels,
-# whose decoding takes 1.9 GB. One of 2048x2048 in strips takes 3.4 GB.
+# Values of the first activation up to which pictures are computed whole, and together: two of 512x512 pixels at VQ-8's
+# 128 channels, whose decoding takes 1.9 GB. One of 2048x2048 in strips takes 3.4 GB.
 MAX_ACTIVATION = 2**26
 STRIP_ROWS = 16
 
@@ -289,10 +289,10 @@ class VQGAN(nn.Module):
         return self.decode_latents(z + jax.lax.stop_gradient(e - z)), z, e, codes
 
 
-def fitting(config: VQGANConfig, batch: int, height: int, width: int) -> VQGAN:
-    """The tokenizer for `batch` pictures of height x width pixels: in strips if their activations are too large."""
-    whole = batch * height * width * config.channels <= MAX_ACTIVATION
-    return VQGAN(config, strip_rows=None if whole else STRIP_ROWS)
+def fitting(config: VQGANConfig, height: int, width: int) -> tuple[VQGAN, int]:
+    """The tokenizer for pictures of height x width pixels, in strips if need be, and how many to give it at a time."""
+    most = MAX_ACTIVATION // (height * width * config.channels)
+    return (VQGAN(config), most) if most else (VQGAN(config, STRIP_ROWS), 1)
 
 
 def to_pixels(images: Array) -> Array:

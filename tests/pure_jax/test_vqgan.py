@@ -218,7 +218,7 @@ def test_parameters_do_not_depend_on_the_strips() -> None:
 
 def memory(config: VQGANConfig, height: int, width: int) -> list[int]:
     """Bytes that encoding and decoding one picture take beside parameters, input and output."""
-    model, tree = fitting(config, 1, height, width), shapes(config)
+    (model, _), tree = fitting(config, height, width), shapes(config)
     pixels = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
     codes = jax.ShapeDtypeStruct((1, height // config.stride, width // config.stride), jnp.int32)
     compiled = (encode_images.lower(model, tree, pixels).compile(), decode_codes.lower(model, tree, codes).compile())
@@ -234,9 +234,12 @@ def test_memory_of_4_million_pixels_stays_under_4_gigabytes() -> None:
     assert max(memory(VQGANConfig(), 2048, 2048)) < 4e9  # measured 3.4e9; computed whole 15e9
 
 
-def test_only_large_activations_are_computed_in_strips() -> None:
-    assert fitting(VQGANConfig(), 2, 512, 512).strip_rows is None
-    assert fitting(VQGANConfig(), 1, 1024, 520).strip_rows
+def test_only_large_pictures_are_computed_in_strips_and_small_ones_together() -> None:
+    config = VQGANConfig()
+    assert fitting(config, 512, 512) == (VQGAN(config), 2)
+    (large, most), (small, many) = fitting(config, 1024, 520), fitting(config, 64, 64)
+    assert large.strip_rows and most == 1
+    assert small.strip_rows is None and many == 128
 
 
 def test_pixels_are_truncated_and_clamped() -> None:
