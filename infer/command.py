@@ -113,7 +113,7 @@ class Evaluate:
     scale: int = 4
     seed: int = 0
     niqe: Path | None = None
-    """NIQE's pristine model, an .npz file as BasicSR ships it; without it that column says n/a."""
+    """NIQE's pristine model, an .npz file; by default BasicSR's, which ships with this package."""
     csv: Path | None = None
     """Write one row per picture and method."""
     save_images: Path | None = None
@@ -130,7 +130,7 @@ class Evaluate:
         from pure_jax.infer.restore import Restorer
 
         check_seed(self.seed)
-        niqe_params = load_niqe_params(self.niqe) if self.niqe else None
+        niqe_params = load_niqe_params(self.niqe)
         restorer = Restorer(pure_jax.load(self.model))
         console = Console(stderr=True)
         result = evaluate(
@@ -138,7 +138,7 @@ class Evaluate:
             restorer,
             scale=self.scale,
             seed=self.seed,
-            perceptual_params=load_params(),
+            perceptual_params=load_params,
             niqe_params=niqe_params,
             save_images=self.save_images,
             on_image=lambda done, total, name: console.print(f"{done + 1}/{total} {name}"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pure_jax
 from pure_jax.__main__ import main
 from pure_jax.errors import PureError
 from pure_jax.families import FAMILIES
+from pure_jax.infer.command import Evaluate
 from pure_jax.infer.evaluate import evaluate
 from pure_jax.infer.families import RESTORE_TILES
 from tests import toy
@@ -90,6 +92,20 @@ def test_it_is_evaluated(directory, tmp_path):
     result = evaluate(tmp_path / "pairs", pure_jax.Restorer(pure_jax.load(directory)), scale=2)
     values = {row.method: row.psnr_y for row in result.rows}
     assert values["tokenizer round trip"] > values["bicubic"] > values["ours"]
+
+
+def test_evaluate_measures_what_it_can_without_torch(directory, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if not installed
+    for name, size in (("lq", (100, 100)), ("gt", (200, 200))):
+        (tmp_path / "pairs" / name).mkdir(parents=True)
+        noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / "pairs" / name / "a.png")
+    Evaluate(tmp_path / "pairs", model=directory, scale=2).run()
+    table = capsys.readouterr().out.splitlines()
+    for line in table[2:5]:
+        psnr, ssim, perceptual, niqe = (cell.strip() for cell in line.split("|")[2:-1])
+        assert float(psnr) > 0 and float(ssim) < 2 and float(niqe) > 0 and perceptual == "n/a"
+    assert sum("'torch'" in line for line in table) == 1
 
 
 def test_the_commands_take_it(directory, tmp_path, capsys):
