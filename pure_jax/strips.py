@@ -123,7 +123,8 @@ class Strips:
         # Filled with a value of the base: a constant would be made, and take its memory, long before the base is there.
         picture = self.base if in_place else jnp.full(self.shape, self.base[0, 0, 0, 0])
         # Rows that the next strip still needs are overwritten, so they travel with the loop.
-        above = jnp.zeros_like(self.base[:, :halo])
+        batch, _, width, channels = self.base.shape
+        above = jnp.zeros((batch, halo, width, channels), self.base.dtype)
         return Strips(self._each(step, (picture, above))[0], self.rows)
 
     @property

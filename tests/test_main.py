@@ -144,6 +144,14 @@ def test_transparency_and_orientation_reach_the_file(pure):
         assert (image.mode, image.size) == ("RGBA", SAMPLE[::-1])
 
 
+def test_the_model_restores_transparency_when_asked(pure):
+    for name, way in (("a.png", "bicubic"), ("b.png", "model")):
+        assert pure("glass.png", name, "--alpha", way).status == 0
+    source, bicubic, model = (np.asarray(Image.open(name)) for name in ("glass.png", "a.png", "b.png"))
+    assert (bicubic[..., 3] == source[..., 3]).all() and (model[..., 3] != source[..., 3]).any()  # at scale 1
+    assert (bicubic[..., :3] == model[..., :3]).all()
+
+
 def test_an_existing_output_is_replaced_whole(pure):
     Path("out.png").write_bytes(b"old")
     assert pure("photo.png", "out.png").status == 0

@@ -10,7 +10,7 @@ def enlarge(image: np.ndarray, height: int, width: int, magnification: int = 1) 
     """A photo, uint8 [h, w] or [h, w, 3], at 1 / magnification of height x width: Pillow's bicubic on 8-bit values.
 
     Sides are rounded up, and the photo's border is repeated there: each pixel stands for exactly magnification x
-    magnification pixels of the result, and none is moved. So do the originals (with magnification 1).
+    magnification pixels of the result, and none is moved. The originals do the same, with magnification 1.
     """
     result, photo = np.array([height, width]), np.array(image.shape[:2])
     size = -(-result // magnification)

@@ -52,6 +52,13 @@ def test_a_noted_picture_is_computed_as_a_whole_one(
     np.testing.assert_allclose(picture.settle().base, wanted(PICTURE), rtol=1e-5, atol=1e-4)
 
 
+def test_a_picture_may_be_lower_than_what_its_rows_depend_on() -> None:
+    row = PICTURE[:, :1]
+    picture = Strips(jnp.asarray(row), 16).upsample().convolve(spread).convolve(spread).convolve(spread)
+    wanted = whole(whole(whole(row.repeat(2, 1).repeat(2, 2))))
+    np.testing.assert_allclose(picture.settle().base, wanted, rtol=1e-5)
+
+
 @pytest.mark.parametrize("rows", [4, 16])
 def test_moments_keep_their_digits_far_from_zero(rows: int) -> None:
     mean, variance = jax.jit(lambda x: Strips(x, rows).moments(2))(PICTURE + 300)
