@@ -21,8 +21,9 @@ from pure_jax.strips import Strips
 # A wrong nearest code is a wrong picture, so distances are never computed in reduced precision (TPU's default).
 EXACT = jax.lax.Precision.HIGHEST
 
-# Values of a matrix of positions by positions (attention), or by codes, that are held at a time: 256 MiB in float32.
-MAX_MATRIX = 2**26
+# Values of a matrix of positions by positions (attention), or by codes, that are held at a time: 64 MiB in float32, of
+# which XLA's CPU may hold a copy or two. Larger blocks are not faster.
+MAX_MATRIX = 2**24
 
 # Values of the first activation up to which pictures are computed whole, and together: two of 512x512 pixels at VQ-8's
 # 128 channels, whose decoding takes 1.9 GB. One of 2048x2048 in strips takes 3.4 GB.
