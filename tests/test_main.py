@@ -172,6 +172,14 @@ def test_existing_outputs_are_replaced_whole_where_that_is_wanted(pure):
         Image.open(name).load()
 
 
+def test_the_model_restores_transparency_when_asked(pure):
+    for name, way in (("a.png", "bicubic"), ("b.png", "model")):
+        assert pure("glass.png", name, "--alpha", way).status == 0
+    source, bicubic, model = (np.asarray(Image.open(name)) for name in ("glass.png", "a.png", "b.png"))
+    assert (bicubic[..., 3] == source[..., 3]).all() and (model[..., 3] != source[..., 3]).any()  # at scale 1
+    assert (bicubic[..., :3] == model[..., :3]).all()
+
+
 def test_a_text_that_names_control_tokens_stays_text(pure):
     outcome = pure("photo.png", "out.png", "--text", "<eoss> IMGIMGAZ")
     assert outcome.status == 0

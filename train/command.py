@@ -227,7 +227,7 @@ class TrainDemo:
     val_names: Path | None = None
     """Text file with the names of the photos for the table, one a line; by default the whole val split."""
     niqe: Path | None = None
-    """NIQE's pristine model, an .npz file as BasicSR ships it; without it that column says n/a."""
+    """NIQE's pristine model, an .npz file; by default BasicSR's, which ships with this package."""
     lm_steps: int | None = None
     """Of the language model, instead of the recipe's; may be changed until its last steps have begun."""
     vqgan_steps: int | None = None

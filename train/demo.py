@@ -249,7 +249,7 @@ class DemoRun:
             scale=SCALE,
             seed=self.recipe.seed,
             perceptual_params=self.perceptual,
-            niqe_params=load_niqe_params(self.niqe) if self.niqe else None,
+            niqe_params=load_niqe_params(self.niqe),
         )
 
     def sampling(self) -> bool:
@@ -318,6 +318,8 @@ class DemoRun:
             scores = row["scores"]["params"]
             true = dict(zip(("blur", "noise"), levels(scores["blur"], scores["noise"], thresholds), strict=True))
             for text, (top, left) in zip(texts, plan.corners, strict=True):
+                if not text:  # a flat tile, which the model has not seen
+                    continue
                 reading, description = split_reading(text)
                 for name, level in true.items():
                     said = LEVELS.index(reading[name]) if reading else -9

@@ -57,6 +57,16 @@ def _crop(photos: list[Photo], config: VQGANTrainConfig, rng: np.random.Generato
     return enlarged[top : top + size, left : left + size]
 
 
+def codebook_loss(z: Array, e: Array) -> Array:
+    """Mean squared distance of codes e to the latents z they stand for, both [..., d]; moves the codes only."""
+    return jnp.square(e - jax.lax.stop_gradient(z)).mean()
+
+
+def commitment_loss(z: Array, e: Array) -> Array:
+    """Mean squared distance of latents z to their codes e, both [..., d]; moves the latents only."""
+    return jnp.square(jax.lax.stop_gradient(e) - z).mean()
+
+
 def assignment_entropy(z: Array, codebook: Array, temperature: float = 0.01) -> Array:
     """LlamaGen's entropy term for unit vectors z [n, d] and codebook [codes, d]: mean H(p) - H(mean p), p soft."""
     distances = jnp.sum(z * z, -1, keepdims=True) + jnp.sum(codebook * codebook, -1) - 2.0 * z @ codebook.T
@@ -110,9 +120,7 @@ def make_step(
         perceptual = jnp.zeros(())
         if perceptual_params is not None:
             perceptual = perceptual_distance(perceptual_params, (x + 1) / 2, (y + 1) / 2).mean()
-        stop = jax.lax.stop_gradient
-        quantisation = config.codebook_weight * jnp.square(e - stop(z)).mean()
-        quantisation += config.commitment_weight * jnp.square(stop(e) - z).mean()
+        quantisation = config.codebook_weight * codebook_loss(z, e) + config.commitment_weight * commitment_loss(z, e)
         entropy = jnp.zeros(())
         if config.entropy_weight:
             entropy = assignment_entropy(rearrange(z, "b h w d -> (b h w) d"), codebook)
