@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -139,10 +140,21 @@ def test_the_rooms_are_importable_through_links():
 
 def test_the_extras_are_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert set(project["optional-dependencies"]) >= {"cuda", "tpu", "train", "convert", "eval", "dev"}
+    assert set(project["optional-dependencies"]) >= {"cuda", "tpu", "convert", "eval", "dev"}
     assert project["scripts"] == {"pure": "pure_jax.__main__:main"}
     imported = {name.split(".")[0] for file in FILES.values() for name in names_in(file.read_text(encoding="utf-8"))}
     for extra in ("train", "convert", "eval"):
         assert {name.replace("-", "_") for name in project["optional-dependencies"][extra]} <= imported
     core = " ".join(project["dependencies"])
     assert "torch" not in core  # torch serves the converter, the evaluation and the tests only
+
+
+def test_what_is_installed_is_imported():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [re.split(r"[\[<>=]", name)[0] for name in [*project["dependencies"], *extras["convert"], *extras["eval"]]]
+    modules = {{"orbax-checkpoint": "orbax", "pillow": "PIL"}.get(name, name.replace("-", "_")) for name in wanted}
+    files = [*FILES.values(), *(ROOT / "tests").rglob("*.py")]
+    imported = {name.partition(".")[0] for file in files for name in names_in(file.read_text(encoding="utf-8"))}
+    assert modules - imported == set()
+    assert set(extras) == {"cuda", "tpu", "convert", "eval", "dev"}  # a new one is to be looked at here

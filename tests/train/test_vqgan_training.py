@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.special
 from PIL import Image
@@ -95,16 +96,6 @@ def hinge(real: np.ndarray, fake: np.ndarray) -> float:
     return 0.5 * float(np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean())
 
 
-@pytest.fixture(scope="module")
-def trained(start, step_fn):
-    """(state, metrics of every step) after 30 steps on one batch, all before the discriminator's start."""
-    state, rows = start, []
-    for _ in range(30):
-        state, metrics = step_fn(at(state, 0), CROPS)
-        rows.append(jax.tree.map(float, metrics))
-    return state, rows
-
-
 def at(state: Any, step: int) -> Any:
     return dataclasses.replace(state, step=jnp.asarray(step, jnp.int32))
 
@@ -188,11 +179,59 @@ def test_metrics_are_those_of_the_state_before_the_update(start, step_fn, forwar
         assert float(metrics[name]) == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
-def test_update_reduces_the_loss_on_one_batch(trained):
-    losses = [row["loss"] for row in trained[1]]
-    assert np.isfinite(losses).all()
-    assert losses[-1] < losses[0] - 0.5  # measured: 0.72 falls to -0.15, the entropy's sign
-    assert trained[1][-1]["psnr"] > trained[1][0]["psnr"] + 10
+def moment(opt_state: Any, grads: Any = None) -> Any:
+    """Adam's first moment after one update; of the given gradients, if they are given: (1 - b1) times the clipped."""
+    if grads is None:
+        return optax.tree_utils.tree_get(opt_state, "mu")
+    scale = (1 - OPTIONS.optimiser.b1) * jnp.minimum(1.0, OPTIONS.optimiser.clip_norm / optax.tree.norm(grads))
+    return jax.tree.map(lambda leaf: scale * leaf, grads)
+
+
+def moved(params: Any, opt_state: Any, parts: tuple[str, ...] = ()) -> Any:
+    """The parameters (of `parts` only, if named) a thousandth of the clipping norm against their first moment."""
+    step = 1e-3 / (1 - OPTIONS.optimiser.b1)
+    further = jax.tree.map(lambda leaf, mu: leaf - step * mu, params, moment(opt_state))
+    return {name: further[name] if name in parts or not parts else params[name] for name in params}
+
+
+def test_updates_follow_the_gradients_of_the_losses(start, step_fn):
+    """Of the losses written out once more; after one update Adam's moment tells what gradient it was given."""
+    x = from_pixels(jnp.asarray(CROPS))
+
+    def generator(params: Any) -> tuple[jax.Array, jax.Array]:
+        y, z, e, _ = VQGAN(MODEL).apply({"params": params}, x)
+        unit = params["quantizer"]["codebook"]
+        unit = unit / jnp.linalg.norm(unit, axis=1, keepdims=True)
+        chroma = jnp.abs((x - y)[..., jnp.array([0, 2])] - (x - y)[..., 1:2]).mean()
+        commitment = 0.25 * ((jax.lax.stop_gradient(e) - z) ** 2).mean() + ((e - jax.lax.stop_gradient(z)) ** 2).mean()
+        fooling = -PatchDiscriminator(16, 1).apply({"params": start.disc_params}, y).mean()
+        entropy = assignment_entropy(z.reshape(-1, 8), unit)
+        return ((x - y) ** 2).mean() + 0.5 * chroma + commitment + 0.1 * entropy + 0.5 * fooling, y
+
+    def discriminator(params: Any, y: jax.Array) -> jax.Array:
+        real, fake = (PatchDiscriminator(16, 1).apply({"params": params}, image) for image in (x, y))
+        return (jnp.maximum(0, 1 - real).mean() + jnp.maximum(0, 1 + fake).mean()) / 2
+
+    @jax.jit
+    def gradients(params: Any, disc_params: Any) -> tuple[Any, Any]:
+        grads, y = jax.grad(generator, has_aux=True)(params)
+        return grads, jax.grad(discriminator)(disc_params, y)
+
+    new, _ = step_fn(at(start, 2), CROPS)
+    states = (new.opt_state, new.disc_opt_state)
+    for state, grads in zip(states, gradients(start.params, start.disc_params), strict=True):
+        wanted = moment(state, grads)
+        assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted)) > 1e-3
+        # Clipped gradients have the length 1, their moment 0.1.
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), moment(state), wanted)
+
+
+def test_a_small_step_against_the_gradient_lowers_the_loss(start, step_fn):
+    first, before = step_fn(at(start, 0), CROPS)
+    # Of the encoder it would not be sure: its gradient passes the quantiser as if that were not there.
+    decoder = moved(start.params, first.opt_state, ("decoder", "post_quant_conv"))
+    _, after = step_fn(dataclasses.replace(start, params=decoder), CROPS)
+    assert float(after["loss"]) < float(before["loss"])
 
 
 def test_discriminator_rests_until_its_start(start, step_fn, forward, critic):
@@ -205,13 +244,14 @@ def test_discriminator_rests_until_its_start(start, step_fn, forward, critic):
     assert not equal(after.params, before.params)  # the adversarial term reaches the generator
     x = from_pixels(jnp.asarray(CROPS))
     y = forward(start.params, x)[0]
-    losses = [hinge(critic(params, x), critic(params, y)) for params in (start.disc_params, after.disc_params)]
-    assert losses[1] < losses[0]  # and it learns to tell them apart
+    further = moved(start.disc_params, after.disc_opt_state)
+    losses = [hinge(critic(params, x), critic(params, y)) for params in (start.disc_params, further)]
+    assert losses[1] < losses[0]  # and it is moved to where it tells them apart better
 
 
 @pytest.mark.parametrize(("step", "decay"), [(0, 1 / 10), (5, 6 / 15), (100, 0.5)])
-def test_average_of_the_weights(start, step_fn, trained, step, decay):
-    state = dataclasses.replace(at(start, step), ema=trained[0].params)
+def test_average_of_the_weights(start, step_fn, step, decay):
+    state = dataclasses.replace(at(start, step), ema=jax.tree.map(lambda leaf: 0.5 * leaf, start.params))
     new, _ = step_fn(state, CROPS)
     assert int(new.step) == step + 1
     expected = jax.tree.map(lambda old, p: decay * old + (1 - decay) * p, state.ema, new.params)
@@ -256,22 +296,19 @@ def test_kmeans_fills_the_codebook_with_unit_rows_that_are_used(start, forward):
     pairs = from_pixels(jnp.asarray(crops)).reshape(8, 2, 8, 8, 3)
     before, after = ([forward(state.params, pair) for pair in pairs] for state in (start, filled))
     assert usage == len(np.unique([codes for *_, codes in after])) / 32
-    assert usage > 0.9
-    # Against 32 random directions; measured: 0.35 of their error.
     errors = [np.mean([np.square(z - e).mean() for _, z, e, _ in rows]) for rows in (before, after)]
-    assert errors[1] < 0.7 * errors[0]
+    assert errors[1] < errors[0]  # of 32 random directions
 
 
-def test_without_quantiser_the_codebook_rests_and_the_picture_is_learnt(start):
+def test_without_quantiser_the_codebook_rests_and_the_rest_follows_the_gradient(start):
     options = dataclasses.replace(OPTIONS, entropy_weight=0.0, adversarial_weight=0.0)
     step_fn = make_step(MODEL, options, None, quantise=False)
-    state, first = step_fn(start, CROPS)
-    for _ in range(29):
-        state, metrics = step_fn(state, CROPS)
-    assert float(metrics["l1"]) < 0.7 * float(first["l1"])
-    assert float(metrics["quantisation"]) == float(metrics["fooling"]) == 0
+    state, before = step_fn(start, CROPS)
+    assert float(before["quantisation"]) == float(before["fooling"]) == 0
     assert equal(state.params["quantizer"], start.params["quantizer"])
     assert equal(state.disc_params, start.disc_params)  # weight 0 switches it off for good
+    _, after = step_fn(dataclasses.replace(start, params=moved(start.params, state.opt_state)), CROPS)
+    assert float(after["loss"]) < float(before["loss"])
 
 
 def test_samples_show_crops_above_reconstructions(tmp_path, start, forward):
