@@ -19,6 +19,9 @@ from pure_jax.errors import PureError
 from pure_jax.pure import parameter_shapes
 from pure_jax.tensors import LazyTensor
 
+IMAGE, IMAGE_RESERVED = "<image>", "<reserved08707>"
+"""The token that stands for an image, as transformers calls it and as older tokenizer files do."""
+
 _LAYER, _OURS = "model.layers.{layer}", "layers_{layer}"
 
 ROWS = (
@@ -139,7 +142,7 @@ def config_from_torch(values: Mapping[str, Any], where: str, model_parallel_size
         return TransformerConfig(**ours)
     except PureError as error:
         raise PureError(f"{where}: {error}") from error
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise PureError(f"{where} has a field of the wrong type ({error}); get the file again") from error
 
 
@@ -161,12 +164,19 @@ def config_to_torch(config: TransformerConfig, names: Mapping[str, int]) -> dict
     """TransformerConfig -> the fields of transformers' ChameleonConfig. names: token name -> id.
 
     Raises:
-        PureError: transformers' class has no such model: its heads fill the hidden size exactly.
+        PureError: transformers' class has no such model: its heads fill the hidden size exactly, and one of its tokens
+            stands for an image.
     """
     if config.num_heads * config.head_dim != config.hidden_size:
         raise PureError(
             f"transformers' Chameleon needs num_heads x head_dim = hidden_size, but {config.num_heads} x "
             f"{config.head_dim} is not {config.hidden_size}; this model cannot be written for it"
+        )
+    image = next((names[name] for name in (IMAGE, IMAGE_RESERVED) if name in names), None)
+    if image is None:
+        raise PureError(
+            f"transformers' Chameleon needs a token that stands for an image, but the tokenizer names neither {IMAGE} "
+            f"nor {IMAGE_RESERVED}; this model cannot be written for it"
         )
     return {theirs: getattr(config, name) for theirs, name in _FIELDS.items()} | {
         "architectures": ["ChameleonForConditionalGeneration"],
@@ -184,5 +194,5 @@ def config_to_torch(config: TransformerConfig, names: Mapping[str, int]) -> dict
         "mask_image_logits": False,
         "tie_word_embeddings": False,
         # transformers looks up by this name the token that stands for an image.
-        "vocabulary_map": {"<image>": names["<image>" if "<image>" in names else "<reserved08707>"], **names},
+        "vocabulary_map": {IMAGE: image, **names},
     }

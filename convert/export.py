@@ -34,10 +34,10 @@ def torch_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     content = json.loads(checkpoint.tokenizer_json)
     names = content["model"]["vocab"] | {t["content"]: t["id"] for t in content.get("added_tokens") or ()}
-    ours = config_to_torch(checkpoint.config.transformer, names)
     own = {k: v for k, v in (checkpoint.upstream or {}).get("config", {}).items() if v is not None}
-    # Merged, since the original's may lack the name by which transformers looks up the token of an image.
-    return ours | own | {"vocabulary_map": ours["vocabulary_map"] | own.get("vocabulary_map", {})}
+    # Merged, since either may lack the name by which transformers looks up the token of an image.
+    ours = config_to_torch(checkpoint.config.transformer, names | own.get("vocabulary_map", {}))
+    return ours | own | {"vocabulary_map": ours["vocabulary_map"]}
 
 
 def torch_tensors(checkpoint: Checkpoint, rows_per_head: bool = True) -> tuple[dict[str, LazyTensor], dict[str, Any]]:

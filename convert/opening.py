@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from pure_jax.convert.upstream import Upstream
 from pure_jax.errors import PureError
 from pure_jax.families import check_options
 
+logger = logging.getLogger(__name__)
+
 
 def load(
     source: str | os.PathLike | None = None,
@@ -27,6 +30,8 @@ def load(
     revision: str | None = None,
 ) -> Any:
     """Load a model: a native directory, or the original's PyTorch files (read straight into place).
+
+    What is there but not used or not followed, of PyTorch files, is logged as a warning, one sentence each.
 
     Args:
         source: a model directory; a directory with a PyTorch model in Hugging Face's layout (PURE, Lumina-mGPT,
@@ -49,7 +54,9 @@ def load(
     """
     compute_dtype(dtype)  # refused before anything is downloaded
     path = find(demo_directory() if source is None else source, revision)
-    checkpoint = open_model(path, vqgan=vqgan, tokenizer=tokenizer).checkpoint
+    checkpoint, remarks = open_model(path, vqgan=vqgan, tokenizer=tokenizer)
+    for remark in remarks:
+        logger.warning("%s: %s", path, remark)
     return place(checkpoint, dtype, scan_layers, mesh=mesh)
 
 

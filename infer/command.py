@@ -38,6 +38,8 @@ class Restore:
     """Decode as the original does: unmasked text, picture size drawn by the model, one token a step."""
     colour_fix: Literal["none", "wavelet", "adain"] | None = None
     """Take colours from the input; by default the model's choice."""
+    alpha: Literal["bicubic", "model"] = "bicubic"
+    """How transparency is enlarged: by bicubic interpolation, or restored by the model like the colours."""
     overlap: int | None = None
     """Pixels that neighbouring tiles share; by default the model's."""
     batch: int | None = None
@@ -97,6 +99,7 @@ class Restore:
                 seed=self.seed,
                 sampling=sampling,
                 colour_fix=self.colour_fix,
+                alpha=self.alpha,
                 overlap=self.overlap,
                 batch=self.batch,
                 progress=report,
@@ -143,7 +146,7 @@ class Evaluate:
     seed: int = 0
     """The same seed gives the same pictures."""
     niqe: Path | None = None
-    """NIQE's pristine model, an .npz file as BasicSR ships it; without it that column says n/a."""
+    """NIQE's pristine model, an .npz file; by default BasicSR's, which ships with this package."""
     csv: Path | None = None
     """Write one row per picture and method."""
     save_images: Path | None = None
@@ -171,7 +174,7 @@ class Evaluate:
             check_output_file(self.csv, self.overwrite)
         if self.save_images is not None and self.save_images.is_dir() and any(self.save_images.iterdir()):
             refuse_existing(self.save_images, self.overwrite)
-        niqe_params = load_niqe_params(self.niqe) if self.niqe else None
+        niqe_params = load_niqe_params(self.niqe)
         with Reporter(self.quiet) as report:
             report("load")
             result = evaluate(
@@ -179,7 +182,7 @@ class Evaluate:
                 Restorer(pure_jax.load(self.model)),
                 scale=self.scale,
                 seed=self.seed,
-                perceptual_params=load_params(),
+                perceptual_params=load_params,
                 niqe_params=niqe_params,
                 save_images=self.save_images,
                 on_image=lambda done, total, name: report("evaluate", done, total),

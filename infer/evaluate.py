@@ -4,6 +4,7 @@ The bicubic row says what one gets for nothing; the round trip says what the tok
 """
 
 import csv
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from pure_jax.infer.metrics.distortion import Pixels, psnr_y, ssim_y
 from pure_jax.infer.metrics.niqe import NiqeParams, niqe
 from pure_jax.infer.metrics.perceptual import NAME as PERCEPTUAL_NAME
 from pure_jax.infer.metrics.perceptual import perceptual_distance
+from pure_jax.infer.pictures.tiles import blend, cut, plan_tiles
+from pure_jax.infer.restore import MAX_SCALE
 
 METHODS = ("bicubic", "tokenizer round trip", "ours")
 _COLUMNS = {  # field of Row: title (the arrow points to better), digits
@@ -31,6 +34,9 @@ _COLUMNS = {  # field of Row: title (the arrow points to better), digits
 METRICS = tuple(_COLUMNS)
 _compiled_distance = jax.jit(perceptual_distance)
 _PADDING_UNIT = 32  # a multiple of every tokenizer's stride (4, 8 or 16)
+# Pixels a side of what goes through a network at once. Memory grows with the area, the tokenizer's attention takes time
+# that grows with its square.
+_WINDOW = 512
 _BROKEN_FILE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises on bad files
 
 
@@ -59,7 +65,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rows in the order of the images' names, then of METHODS; one sentence per skipped pair and per missing value."""
+    """Rows in the order of the images' names, then of METHODS; a sentence per skipped pair and incomplete column."""
 
     rows: tuple[Row, ...]
     skipped: tuple[str, ...]
@@ -90,12 +96,16 @@ def evaluate(
 ) -> Evaluation:
     """Restore every low-quality picture of a folder and measure the result.
 
+    Pictures over 512 pixels a side make the tokenizer's round trip in windows of that size, which share an eighth and
+    are blended; their perceptual distance is the mean over such windows.
+
     Args:
         pairs: folder with `lq/NAME.png` and, where known, `gt/NAME.png`, exactly `scale` times as large.
         restorer: what is measured; also its tokenizer's round trip of the ground truth is.
         scale: enlargement.
         seed: passed to every restoration.
-        perceptual_params: of `pure_jax.infer.metrics.perceptual.load_params`; without it that column is empty.
+        perceptual_params: of `pure_jax.infer.metrics.perceptual.load_params`, or that function itself: what it lacks is
+            a remark then. Without it that column is empty.
         niqe_params: of `pure_jax.infer.metrics.niqe.load_niqe_params`; without it that column is empty.
         save_images: folder for NAME.png with [bicubic | ours | ground truth] side by side.
         on_image: called before each image with the number of images done, their total and the name.
@@ -104,13 +114,23 @@ def evaluate(
         The rows. A pair that cannot be read, does not fit or cannot be restored is named in `skipped`; the rest go on.
 
     Raises:
-        PureError: no such folder, nothing could be evaluated, or `save_images` cannot be written.
+        PureError: no such folder, a scale outside 1 ... 16, nothing could be evaluated, or `save_images` cannot be
+            written to.
     """
+    if not 1 <= scale <= MAX_SCALE:
+        raise PureError(f"the scale is {scale}, but it must lie in 1 ... {MAX_SCALE:g}")
     names, skipped = _list_pairs(pairs)
     if save_images is not None:
         _make_folder(save_images)
-    rows: list[Row] = []
     remarks: list[str] = []
+    if callable(perceptual_params):
+        try:
+            perceptual_params = perceptual_params()
+        except PureError as error:
+            perceptual_params = None
+            remarks.append(f"{PERCEPTUAL_NAME}: n/a, {error}")
+    rows: list[Row] = []
+    missing: dict[str, list[str]] = {}
     for index, name in enumerate(names):
         if on_image is not None:
             on_image(index, len(names), name)
@@ -121,15 +141,18 @@ def evaluate(
             skipped.append(f"{name}: {error}")
             continue
         for method, picture in pictures.items():
-            row, remark = _measure(name, method, picture, gt, perceptual_params, niqe_params)
+            row, reasons = _measure(name, method, picture, gt, perceptual_params, niqe_params)
             rows.append(row)
-            remarks += remark
+            for metric, reason in reasons.items():
+                missing.setdefault(metric, []).append(f"{reason} ({name}, {method})")
         if save_images is not None:
             shown = [pictures["bicubic"], pictures["ours"]] + ([gt] if gt is not None else [])
             with replacing(save_images / f"{name}.png") as temporary:
                 Image.fromarray(np.concatenate(shown, axis=1)).save(temporary, format="PNG")
     if not rows:
         raise PureError(f"no pair in {pairs} could be evaluated: {skipped[-1]}")
+    for metric, cases in missing.items():
+        remarks.append(f"{metric}: n/a for {len(cases)} of {len(rows)} pictures; the first: {cases[0]}")
     return Evaluation(tuple(rows), tuple(skipped), tuple(remarks))
 
 
@@ -214,22 +237,26 @@ def _pictures(lq: Image.Image, gt: Pixels | None, restorer: Restorer, scale: int
 
 
 def _round_trip(image: Pixels, model: Model) -> Pixels:
-    """Encode and decode, on a canvas mirrored beyond the right and lower edge to a size that the tokenizer takes."""
+    """Encode and decode; at once, on a canvas mirrored below and to the right to a size that fits, or in windows."""
     height, width = image.shape[:2]
+    if max(height, width) > _WINDOW:
+        plan = plan_tiles(height, width, _WINDOW, _WINDOW // 8)
+        return blend((model.decode(model.encode(window)) for window in cut(image, plan)), plan).round().astype(np.uint8)
     canvas = np.pad(image, ((0, -height % _PADDING_UNIT), (0, -width % _PADDING_UNIT), (0, 0)), mode="reflect")
     return np.asarray(model.decode(model.encode(canvas)))[:height, :width]
 
 
 def _measure(
     name: str, method: str, picture: Pixels, gt: Pixels | None, perceptual_params: Any | None, niqe_params: Any | None
-) -> tuple[Row, list[str]]:
-    remarks: list[str] = []
+) -> tuple[Row, dict[str, str]]:
+    """The row, and for each metric that this picture cannot have why that is so."""
+    reasons: dict[str, str] = {}
 
     def optional(metric: str, value: Callable[[], float]) -> float | None:
         try:
             return value()
         except PureError as error:
-            remarks.append(f"{metric} of {name}, {method}: n/a, {error}")
+            reasons[metric] = str(error)
             return None
 
     row = Row(
@@ -240,12 +267,16 @@ def _measure(
         perceptual=None if gt is None or perceptual_params is None else _perceptual(perceptual_params, picture, gt),
         niqe=None if niqe_params is None else optional("NIQE", lambda: niqe(picture, niqe_params)),
     )
-    return row, remarks
+    return row, reasons
 
 
 def _perceptual(params: Any, a: Pixels, b: Pixels) -> float:
-    pair = [image[None].astype(np.float32) / 255 for image in (a, b)]
-    return float(_compiled_distance(params, *pair)[0])
+    windows = [(a, b)]
+    if max(a.shape[:2]) > _WINDOW:
+        plan = plan_tiles(a.shape[0], a.shape[1], _WINDOW, overlap=0)
+        windows = list(zip(cut(a, plan), cut(b, plan), strict=True))
+    pairs = ([image[None].astype(np.float32) / 255 for image in pair] for pair in windows)
+    return float(np.mean([_compiled_distance(params, *pair)[0] for pair in pairs]))
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -253,7 +284,10 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _make_folder(folder: Path) -> None:
+    """Make a folder and try to write into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise PureError(f"the folder {folder} cannot be made ({error.strerror})") from error
+        raise PureError(f"the folder {folder} cannot be made or written to ({error.strerror})") from error

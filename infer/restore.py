@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,16 @@ from PIL import Image
 
 from pure_jax.errors import PureError
 from pure_jax.families import Model, check_options
-from pure_jax.infer.contract import Progress, RestoredTile, check_seed, silent
+from pure_jax.infer.contract import Progress, RestoredTile, RestoredTiles, check_seed, silent
 from pure_jax.infer.families import RESTORE_TILES
 from pure_jax.infer.pictures.colour import COLOUR_FIXES
-from pure_jax.infer.pictures.picture import MAX_PIXELS, Picture, from_image, to_image
+from pure_jax.infer.pictures.enlarge import enlarge, fill_hidden
+from pure_jax.infer.pictures.picture import MAX_PIXELS, Photo, Picture, as_picture, to_image
 from pure_jax.infer.pictures.tiles import TilePlan, blend, cut, plan_tiles
 from pure_jax.sequence import LEVELS, split_reading
 
 MAX_SCALE = 16.0
+ALPHA_WAYS = ("bicubic", "model")
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,12 @@ class Restorer:
 
     def restore(
         self,
-        photo: Image.Image | Picture,
+        photo: Photo,
         *,
         scale: float = 4.0,
         seed: int = 0,
         colour_fix: str | None = None,
+        alpha: str = "bicubic",
         overlap: int | None = None,
         batch: int | None = None,
         progress: Progress = silent,
@@ -74,10 +79,15 @@ class Restorer:
     ) -> Restoration:
         """Restore one photograph of at least 16x16 pixels.
 
+        A tile of one flat colour has nothing to restore: it is not shown to the model and comes out as it is. Colours
+        that transparency hides are not shown either, but those of the nearest visible pixel.
+
         Args:
+            photo: a path; a PIL image; uint8 [H, W], [H, W, 3] or [H, W, 4] (red, green, blue, alpha); or a Picture.
             scale: 1 ... 16; the result measures round(side * scale).
             seed: 0 ... 2**32 - 1; the same seed gives the same picture, whatever the batch.
             colour_fix: "none", "wavelet" or "adain"; None takes the model's default.
+            alpha: how transparency is enlarged: by "bicubic", or restored by the "model" like the colours.
             overlap: pixels that neighbouring tiles share at least, 0 ... half a tile; None takes the
                 model's default.
             batch: tiles decoded together; None takes as many as fit.
@@ -95,30 +105,39 @@ class Restorer:
         fix = config.colour_fix if colour_fix is None else colour_fix
         if fix not in COLOUR_FIXES:
             raise PureError(f"the colour fix is {fix!r}, but it must be one of {', '.join(COLOUR_FIXES)}")
-        picture = photo if isinstance(photo, Picture) else from_image(photo)
+        if alpha not in ALPHA_WAYS:
+            raise PureError(f"the way for alpha is {alpha!r}, but it must be one of {', '.join(ALPHA_WAYS)}")
+        picture = as_picture(photo)
         plan = self.plan(picture, scale, overlap)
-        sources = [picture.rgb]
-        if picture.alpha is not None and np.ptp(picture.alpha):
+        height, width = plan.height, plan.width
+        sources = [picture.rgb if picture.alpha is None else fill_hidden(picture.rgb, picture.alpha)]
+        if alpha == "model" and picture.alpha is not None:
             # Transparency is restored as a grey picture of its own, in the same batches.
             sources.append(np.repeat(picture.alpha[..., None], 3, axis=-1))
-        small = plan.scaled_down(config.magnification)
-        tiles = np.concatenate([cut(_resize(source, plan, config.magnification), small) for source in sources])
-        all_tiles, remarks = restore_tiles(self.model, tiles, seed=seed, batch=batch, progress=progress, **options)
+
+        def tiles_of(magnification: int) -> np.ndarray:
+            copies = (enlarge(source, height, width, magnification) for source in sources)
+            return np.concatenate([cut(copy, plan.scaled_down(magnification)) for copy in copies])
+
+        shown = tiles_of(1)
+        tiles = shown if config.magnification == 1 else tiles_of(config.magnification)
+        restore_rest = partial(restore_tiles, self.model, seed=seed, batch=batch, progress=progress, **options)
+        all_tiles, remarks = _pass_flat_tiles_through(restore_rest, tiles, shown, config.stride)
         progress("blend", 0, 0)
         count = len(plan.corners)
         restored = [
-            COLOUR_FIXES[fix](_merge(all_tiles[i * count : (i + 1) * count], plan), _resize(source, plan))
+            COLOUR_FIXES[fix](_merge(all_tiles[i * count : (i + 1) * count], plan), enlarge(source, height, width))
             for i, source in enumerate(sources)
         ]
         rgb, *rest = ((np.clip(image, 0, 1) * 255).round().astype(np.uint8) for image in restored)
-        alpha = picture.alpha
-        if alpha is not None:
-            alpha = rest[0][..., 1] if rest else np.full(rgb.shape[:2], alpha.flat[0], np.uint8)
+        opacity = None
+        if picture.alpha is not None:
+            opacity = rest[0][..., 1] if rest else enlarge(picture.alpha, height, width)
         colours = all_tiles[:count]
         texts = [tile.text for tile in colours]
         degradation, description = _vote(texts)
         return Restoration(
-            image=to_image(Picture(rgb, alpha, picture.grey, picture.icc)),
+            image=to_image(Picture(rgb, opacity, picture.grey, picture.icc)),
             degradation=degradation,
             description=description,
             entropy=blend((tile.entropy for tile in colours), plan.scaled_down(config.stride)),
@@ -151,19 +170,20 @@ def _scaled(picture: Picture, scale: float) -> tuple[int, int]:
     return round(height * scale), round(width * scale)
 
 
-def _resize(image: np.ndarray, plan: TilePlan, magnification: int = 1) -> np.ndarray:
-    """The photo at 1 / magnification of the result's size: Pillow's bicubic on 8-bit values, as in the originals.
-
-    Sides are rounded up, and the photo's border is repeated there: each pixel stands for exactly magnification x
-    magnification pixels of the result, and none is moved.
-    """
-    result, photo = np.array([plan.height, plan.width]), np.array(image.shape[:2])
-    size = -(-result // magnification)
-    shown = size * magnification / result * photo  # the part of the photo, a little more than all of it
-    margin = np.ceil(shown - photo).astype(int)
-    padded = np.pad(image, [(0, margin[0]), (0, margin[1]), (0, 0)], mode="edge")
-    box = (0, 0, float(shown[1]), float(shown[0]))
-    return np.asarray(Image.fromarray(padded).resize((int(size[1]), int(size[0])), Image.Resampling.BICUBIC, box))
+def _pass_flat_tiles_through(
+    restore_tiles: Callable[[np.ndarray], RestoredTiles], tiles: np.ndarray, shown: np.ndarray, stride: int
+) -> RestoredTiles:
+    """Restore the tiles, except where the photo itself, uint8 [n, tile, tile, 3], shows one colour only."""
+    flat = (shown == shown[:, :1, :1]).all(axis=(1, 2, 3))
+    if not flat.any():
+        return restore_tiles(tiles)
+    restored, remarks = RestoredTiles([], []) if flat.all() else restore_tiles(tiles[~flat])
+    waiting = iter(restored)
+    certain = np.zeros((shown.shape[1] // stride,) * 2, np.float32)
+    return RestoredTiles(
+        [RestoredTile(tile, certain) if passes else next(waiting) for tile, passes in zip(shown, flat, strict=True)],
+        [*remarks, f"{flat.sum()} of {len(flat)} tiles show one flat colour and were left as they are"],
+    )
 
 
 def _merge(tiles: list[RestoredTile], plan: TilePlan) -> np.ndarray:

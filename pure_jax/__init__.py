@@ -1,9 +1,9 @@
 """pure-jax: restoring real-world low-quality photographs with autoregressive multimodal models, in JAX and Flax.
 
-    model = pure_jax.load()            # the embedded demo model, or load("path")
-    codes = model.encode(image)        # uint8 [H, W, 3] -> int32 [H / stride, W / stride]
-    image = model.decode(codes)        # int32 [h, w] -> uint8 [stride * h, stride * w, 3]
-    result = pure_jax.Restorer(model).restore(photo, scale=4, seed=0)
+model = pure_jax.load()            # the embedded demo model, or load("path")
+codes = model.encode(image)        # uint8 [H, W, 3] -> int32 [H / stride, W / stride]
+image = model.decode(codes)        # int32 [h, w] -> uint8 [stride * h, stride * w, 3]
+result = pure_jax.Restorer(model).restore(photo, scale=4, seed=0)
 """
 
 from __future__ import annotations

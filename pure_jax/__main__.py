@@ -1,11 +1,12 @@
 """The `pure` command, also `python -m pure_jax`: the one place that puts the commands of all rooms together.
 
-A command has `run`, and may have `interrupted`: what Ctrl-C leaves behind, in one sentence.
+A command has `run`, and may have `interrupted`: what Ctrl-C or SIGTERM leaves behind, in one sentence.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import tyro
 from pure_jax import __version__
 from pure_jax.convert.command import Compare, Convert
 from pure_jax.errors import PureError
+from pure_jax.files import not_writable
 from pure_jax.infer.command import Evaluate, Restore
 from pure_jax.train.command import Degrade, Train
 
@@ -28,8 +30,18 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: as an interruption from the keyboard, so that what is half-written goes."""
+
+
+def _terminate(number: int, frame: Any) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: the next one would stop the tidying up
+    raise Terminated
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run; a user's mistake is one sentence on stderr and exit status 2."""
+    signal.signal(signal.SIGTERM, _terminate)
     arguments = sys.argv[1:] if arguments is None else arguments
     if list(arguments) == ["--version"]:
         print(f"pure-jax {__version__}")
@@ -48,12 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except PureError as error:
         print(f"pure: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         left = getattr(command, "interrupted", None) or "nothing was written"
         print(f"pure: interrupted; {left}", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # Standard output, whose reader has gone or whose device is full: what waits in it would fail again at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"pure: error: {not_writable('standard output', error)}", file=sys.stderr)
+            sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from pure_jax.config import from_dict, to_dict
 from pure_jax.errors import PureError
 from pure_jax.families import FAMILIES
-from pure_jax.files import new_directory
+from pure_jax.files import new_directory, read_text
 from pure_jax.sharding import parameter_sharding
 from pure_jax.tensors import Index, LazyTensor, cast, entry, in_memory, open_safetensors, stacked, write_safetensors
 
@@ -154,24 +154,26 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file of a model directory.
 
     Raises:
-        PureError: no such directory or file, or no JSON.
+        PureError: no such directory or file, no ordinary file, or no JSON.
     """
     if not path.parent.is_dir():
         raise PureError(f"{path.parent} is not a model directory: there is no such directory")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except FileNotFoundError as error:
         raise PureError(f"{path.parent} is not a model directory: {path.name} is missing") from error
     except (OSError, ValueError) as error:
-        raise PureError(f"{path} cannot be read as JSON: {error}") from error
+        raise PureError(f"{path} cannot be read as JSON: {getattr(error, 'strerror', None) or error}") from error
+    except RecursionError as error:
+        raise PureError(f"{path} cannot be read as JSON: its brackets are nested too deep") from error
 
 
 def read_config(directory: Path) -> Any:
     """Parse and check config.json, whose `family` says what it holds.
 
     Raises:
-        PureError: no such directory or file, no JSON, an unknown family, unknown or ill-typed fields, values out of
-            range.
+        PureError: no such directory or file, no JSON, an unknown family, unknown, absent or ill-typed fields, values
+            out of range.
     """
     path = directory / "config.json"
     values = read_json(path)

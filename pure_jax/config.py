@@ -14,20 +14,31 @@ from typing import Any
 
 from pure_jax.errors import PureError
 
+# Far above every known model of the kind; what a broken or hostile file asks for beyond would fill time or memory.
+_LARGEST: dict[str, float] = {
+    **{"vocab_size": 2**20, "hidden_size": 2**16, "intermediate_size": 2**18, "num_layers": 512, "num_heads": 1024},
+    **{"num_kv_heads": 1024, "head_dim": 1024, "model_parallel_size": 1024, "rms_norm_eps": 1.0, "rope_theta": 1e12},
+    **{"channels": 4096, "channel_multipliers": 64, "num_res_blocks": 16, "latent_channels": 4096},
+    **{"codebook_dim": 4096, "codebook_size": 2**20, "num_groups": 4096, "norm_eps": 1.0},
+    **{"tile_size": 4096, "tile_overlap": 4096, "codes_per_grid": 256, "text_length": 8192},
+}
+_MOST_LEVELS = 6
 
-def _require_positive(config: Any, except_for: str = "") -> None:
-    """Raise PureError unless every number in the fields of `config` is finite and above 0."""
+
+def _require_range(config: Any, except_for: str = "") -> None:
+    """Raise PureError unless every number in the fields of `config` is above 0 and at most what _LARGEST says."""
     for name, value in vars(config).items():
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, (int, float)) and not isinstance(number, bool) and name != except_for:
-                if not 0 < number < math.inf:  # so NaN ends here too
-                    raise PureError(f"{name} is {value}, but it must be above 0 and finite")
+                if not 0 < number <= _LARGEST[name]:  # so NaN ends here too
+                    raise PureError(f"{name} is {value}, but it must be above 0 and at most {_LARGEST[name]:,.10g}")
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
     """Sizes of the decoder-only transformer (Chameleon / Lumina-mGPT family; defaults are PURE-7B's)."""
 
+    may_be_absent = frozenset({"dropout", "scan_layers", "remat"})
     vocab_size: int = 73_728
     hidden_size: int = 4096
     intermediate_size: int = 11_008
@@ -50,7 +61,7 @@ class TransformerConfig:
     """Recompute each block's activations in the backward pass instead of storing them."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, except_for="dropout")
+        _require_range(self, except_for="dropout")
         if self.num_heads % self.num_kv_heads:
             raise PureError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         for name in ("num_heads", "num_kv_heads"):
@@ -72,6 +83,7 @@ class TransformerConfig:
 class VQGANConfig:
     """Sizes of the image tokenizer (LlamaGen VQ model; defaults are VQ-8's, 70,109,835 parameters)."""
 
+    may_be_absent = frozenset[str]()
     channels: int = 128
     channel_multipliers: tuple[int, ...] = (1, 2, 2, 4)
     num_res_blocks: int = 2
@@ -83,9 +95,11 @@ class VQGANConfig:
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        _require_positive(self)
-        if not self.channel_multipliers:
-            raise PureError("channel_multipliers is empty, but there must be at least one level")
+        _require_range(self)
+        if not 1 <= len(self.channel_multipliers) <= _MOST_LEVELS:
+            raise PureError(
+                f"channel_multipliers has {len(self.channel_multipliers)} levels, but it must have 1 to {_MOST_LEVELS}"
+            )
         if self.channels % self.num_groups:
             raise PureError(f"channels {self.channels} is not a multiple of num_groups {self.num_groups}")
 
@@ -128,6 +142,7 @@ class SamplingConfig:
 class ModelConfig:
     """One model directory's config.json: the family, both networks, and how the model wants to be used."""
 
+    may_be_absent = frozenset({"family", "sampling", "tile_overlap", "text_length", "colour_fix"})
     family: str = "pure"
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     vqgan: VQGANConfig = field(default_factory=VQGANConfig)
@@ -144,7 +159,7 @@ class ModelConfig:
     """Default colour correction after decoding: none, wavelet or adain."""
 
     def __post_init__(self) -> None:
-        _require_positive(self)
+        _require_range(self)
         for name, allowed in (("family", ("pure",)), ("colour_fix", ("none", "wavelet", "adain"))):
             if getattr(self, name) not in allowed:
                 raise PureError(f"{name} is {getattr(self, name)!r}, but it must be one of {', '.join(allowed)}")
@@ -237,14 +252,22 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type, values: Any, where: str = "config.json") -> Any:
-    """Build the dataclass `cls` from parsed JSON; unknown names and wrong types are a PureError that names them."""
+    """Build the dataclass `cls` from parsed JSON; a PureError names what is unknown, of a wrong type, or absent.
+
+    A class says in `may_be_absent` which of its fields have a default that no file need repeat; by default all. A size
+    is not among them: another model's, taken silently, would be refused late or never.
+    """
     if not isinstance(values, dict):
         raise PureError(f"{where} must hold a JSON object, not {type(values).__name__}")
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise PureError(f"{where} has the unknown field {unknown[0]!r}; it may come from a newer version of pure-jax")
-    return cls(**{name: _checked(hints[name], value, f"{where}: {name}") for name, value in values.items()})
+    found = {name: _checked(hints[name], value, f"{where}: {name}") for name, value in values.items()}
+    absent = [name for name in hints if name not in found and name not in getattr(cls, "may_be_absent", hints)]
+    if absent:
+        raise PureError(f"{where} does not say {absent[0]}; get the file again, or convert the model again")
+    return cls(**found)
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
@@ -257,7 +280,7 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
             raise PureError(f"{where} is {value!r}, but a list is needed")
         return tuple(_checked(typing.get_args(hint)[0], item, where) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 2**1000 else math.inf
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise PureError(f"{where} is {value!r}, but the type must be {hint.__name__}")
     return value

@@ -1,15 +1,34 @@
-"""Files that appear whole or not at all."""
+"""Files that are read only if they can be, and that appear whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pure_jax.errors import PureError
+
+LARGEST_TEXT = 64 << 20
+"""Bytes; the tokenizer files of the largest vocabularies are a third of it."""
+
+
+def read_text(path: Path) -> str:
+    """The text (UTF-8) of an ordinary file of at most LARGEST_TEXT bytes: a pipe or a device may never end.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is not that.
+    """
+    info = path.stat()
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError(errno.EINVAL, "it is no ordinary file")
+    if info.st_size > LARGEST_TEXT:
+        raise OSError(errno.EFBIG, f"it has more than {LARGEST_TEXT >> 20} MiB")
+    return path.read_text(encoding="utf-8")
 
 
 @contextmanager
@@ -44,30 +63,56 @@ def new_directory(path: Path) -> Iterator[Path]:
         raise PureError(f"{path} exists already; name a new directory or remove it first")
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.mkdir(parents=True, exist_ok=True)
-        with _locked(partial, path):
-            try:
-                for rest in partial.iterdir():
-                    shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
-                yield partial
-                os.replace(partial, path)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+        with scratch(partial, path):
+            yield partial
+            os.replace(partial, path)
     except OSError as error:
         raise PureError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager
-def _locked(directory: Path, path: Path) -> Iterator[None]:
-    """Keep other runs out of `directory`; the lock goes with the process, even a killed one."""
-    import fcntl  # not on Windows, which can still restore pictures
+def scratch(directory: Path, path: Path) -> Iterator[None]:
+    """A directory that is there for the block only: empty, whatever a killed run left in it, and no other run's.
 
-    descriptor = os.open(directory, os.O_RDONLY)
+    path: what is being made in it, for the message.
+
+    Raises:
+        PureError: another run has it. OSError: it cannot be made.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with locked(directory, f"{path} is being written by another run; wait for it or name another directory"):
+        try:
+            for rest in directory.iterdir():
+                shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+            yield
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Keep other runs out by a lock on a directory, or on a file, which is made.
+
+    It goes with the process, even a killed one. Where there are no such locks (on Windows, on some network disks),
+    nobody is kept out.
+
+    Raises:
+        PureError: another has the lock; says `busy`. OSError: the file cannot be made.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        import fcntl
+    except ImportError:
         yield
-    except BlockingIOError as error:
-        raise PureError(f"{path} is being written by another run; wait for it or name another directory") from error
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PureError(busy) from error
+        except OSError:
+            pass
+        yield
     finally:
         os.close(descriptor)
 
@@ -91,7 +136,24 @@ def check_output_file(path: Path, overwrite: bool = False) -> None:
     refuse_existing(path, overwrite)
 
 
-def not_writable(path: Path, error: OSError) -> PureError:
+def require_writable(path: Path) -> None:
+    """Make the directory that a file is to lie in, and see that files can be made there: before the work, not after it.
+
+    Raises:
+        PureError: it cannot be.
+    """
+    try:
+        if path.is_dir():
+            raise OSError(errno.EISDIR, "it is a directory")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".pure-{secrets.token_hex(8)}.part")
+        beside.touch()
+        beside.unlink()
+    except OSError as error:
+        raise not_writable(path, error) from error
+
+
+def not_writable(path: Path | str, error: OSError) -> PureError:
     """The sentence for an output that cannot be written."""
     # `strerror` is the reason without the path that str(error) repeats.
     reason = " ".join((error.strerror or str(error) or type(error).__name__).split())

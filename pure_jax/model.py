@@ -17,7 +17,7 @@ from pure_jax.sampling import CODE, CodeDistribution, body_kind, code_distributi
 from pure_jax.sequence import latent_side
 from pure_jax.transformer import Transformer
 from pure_jax.vocabulary import Vocabulary
-from pure_jax.vqgan import VQGAN, from_pixels, to_pixels
+from pure_jax.vqgan import VQGAN, fitting, from_pixels, to_pixels
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -70,7 +70,9 @@ class Model:
         if image.shape[-3] % stride or image.shape[-2] % stride or 0 in image.shape:
             raise PureError(f"an image of {image.shape[-2]}x{image.shape[-3]} is no multiple of {stride} pixels")
         batch = image if image.ndim == 4 else image[None]
-        codes = np.asarray(encode_images(self.vqgan, self.params["vqgan"], batch))
+        vqgan, most = fitting(self.config.vqgan, *batch.shape[1:3])
+        parts = (batch[i : i + most] for i in range(0, len(batch), most))
+        codes = np.concatenate([np.asarray(encode_images(vqgan, self.params["vqgan"], part)) for part in parts])
         return codes if image.ndim == 4 else codes[0]
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
@@ -86,7 +88,10 @@ class Model:
         if codes.min() < 0 or codes.max() >= size:
             raise PureError(f"codes must lie in 0..{size - 1}, but range over {codes.min()}..{codes.max()}")
         batch = codes if codes.ndim == 3 else codes[None]
-        pixels = np.asarray(decode_codes(self.vqgan, self.params["vqgan"], batch.astype(np.int32)))
+        stride = self.config.vqgan.stride
+        vqgan, most = fitting(self.config.vqgan, stride * batch.shape[1], stride * batch.shape[2])
+        parts = (batch[i : i + most].astype(np.int32) for i in range(0, len(batch), most))
+        pixels = np.concatenate([np.asarray(decode_codes(vqgan, self.params["vqgan"], part)) for part in parts])
         return pixels if codes.ndim == 3 else pixels[0]
 
 

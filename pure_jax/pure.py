@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 from pathlib import Path
 
@@ -18,16 +19,23 @@ from pure_jax.vqgan import VQGAN
 
 @cache
 def parameter_shapes(config: TransformerConfig | VQGANConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of a network by path, from its configuration alone."""
+    """Shape of every parameter of a network by path, sorted, from its configuration alone."""
     key = jax.random.key(0)
     if isinstance(config, TransformerConfig):
         token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-        variables = jax.eval_shape(Transformer(config).init, key, token, token)
+        # Scanned, a block is traced once, however many layers there are.
+        scanned = dataclasses.replace(config, scan_layers=True)
+        variables = jax.eval_shape(Transformer(scanned).init, key, token, token)
     else:
         image = jax.ShapeDtypeStruct((1, config.stride, config.stride, 3), jnp.float32)
         variables = jax.eval_shape(VQGAN(config).init, key, image)
     flat = traverse_util.flatten_dict(variables["params"], sep=".")
-    return {path: leaf.shape for path, leaf in flat.items()}
+    shapes = {path: leaf.shape for path, leaf in flat.items()}
+    if isinstance(config, TransformerConfig) and not config.scan_layers:
+        stack = [path for path in shapes if path.startswith("layers.")]
+        layer = {path.removeprefix("layers."): shapes.pop(path)[1:] for path in stack}
+        shapes |= {f"layers_{i}.{path}": shape for i in range(config.num_layers) for path, shape in layer.items()}
+    return dict(sorted(shapes.items(), key=lambda item: item[0].split(".")))
 
 
 def network_shapes(config: ModelConfig) -> dict[str, dict[str, tuple[int, ...]]]:

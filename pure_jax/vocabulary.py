@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pure_jax.errors import PureError
+from pure_jax.files import read_text
 
 BOS = "<s>"
 PAD = "<pad>"
@@ -34,6 +35,9 @@ _TO_LETTERS = str.maketrans("0123456789", _LETTERS)
 _RESERVED = re.compile(r"<reserved(\d{5})>")
 _SPECIALS = (BOS, PAD, EOS, UNKNOWN, SEPARATOR, IMAGE_START, IMAGE_END, NEW_LINE)
 _IMAGE = "<image>"  # what Hugging Face's Chameleon calls <reserved08707>
+
+LARGEST_SIZE = 2**24
+"""Bound of the ids in a tokenizer file, far above every known one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,14 +154,14 @@ def load_vocabulary(
     """
     path = Path(tokenizer_json_path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         names = dict(content["model"]["vocab"])
         names |= {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
-        if not all(isinstance(id_, int) and id_ >= 0 for id_ in names.values()):
-            raise ValueError("ids must be whole numbers")
+        if not all(isinstance(id_, int) and 0 <= id_ < LARGEST_SIZE for id_ in names.values()):
+            raise ValueError("ids must be whole numbers, and small enough for a table")
     except OSError as error:
         raise PureError(f"cannot read the tokenizer file {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PureError(f"{path} is not a tokenizer file of the Hugging Face tokenizers library") from error
     try:
         return vocabulary_from_names(names, codes_per_grid, codebook_size)
@@ -172,7 +176,7 @@ def is_control_name(name: str) -> bool:
 
 def _code(name: str) -> int:
     digits = name[len(CODE_PREFIX) : -1].translate(_TO_DIGITS)
-    if not (digits.isascii() and digits.isdigit()):
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 10):
         raise PureError(f"the tokenizer's vocabulary has an image code without a number: {name!r}")
     return int(digits)
 

@@ -1,24 +1,55 @@
 """The image tokenizer: encoder, vector quantiser and decoder of LlamaGen's VQ model, in Flax Linen, NHWC.
 
 Any height and width that are multiples of the stride work. Images are float32 in [-1, 1], codes int32 [batch, h, w].
+Attention is computed for a bounded number of queries at a time; with `VQGAN.strip_rows`, all else in strips of rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import Array
 
 from pure_jax.config import VQGANConfig
+from pure_jax.strips import Strips
 
 # A wrong nearest code is a wrong picture, so distances are never computed in reduced precision (TPU's default).
 EXACT = jax.lax.Precision.HIGHEST
 
+# Values of a matrix of positions by positions (attention), or by codes, that are held at a time: 64 MiB in float32, of
+# which XLA's CPU may hold a copy or two. Larger blocks are not faster.
+MAX_MATRIX = 2**24
 
-def _conv(features: int, kernel: int, name: str | None = None, **kwargs: object) -> nn.Conv:
+# Values of the first activation up to which pictures are computed whole, and together: two of 512x512 pixels at VQ-8's
+# 128 channels, whose decoding takes 1.9 GB. One of 2048x2048 in strips takes 3.4 GB.
+MAX_ACTIVATION = 2**26
+STRIP_ROWS = 16
+
+
+class Conv(nn.Conv):
+    """Flax's convolution, also for pictures in strips: 1x1, 3x3, and 3x3 of stride 2 with zeros below and right."""
+
+    def __call__(self, x: Any) -> Any:
+        if not isinstance(x, Strips):
+            return super().__call__(x)
+        note, columns = x.convolve, (1, 1)
+        if self.kernel_size == (1, 1):
+            note, columns = x.map, (0, 0)
+        elif self.strides == 2:
+            note, columns = x.halve, (0, 1)
+        conv: Any = self.clone(parent=None, padding=((0, 0), columns))
+        variables = self.variables
+        return note(lambda rows: conv.apply(variables, rows))
+
+
+def _conv(features: int, kernel: int, name: str | None = None, **kwargs: object) -> Conv:
     padding = kwargs.pop("padding", kernel // 2)
-    return nn.Conv(features, (kernel, kernel), padding=padding, name=name, **kwargs)  # type: ignore[arg-type]
+    return Conv(features, (kernel, kernel), padding=padding, name=name, **kwargs)  # type: ignore[arg-type]
 
 
 class Norm(nn.Module):
@@ -27,11 +58,47 @@ class Norm(nn.Module):
     config: VQGANConfig
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Any) -> Any:
         # Flax's default variance, E[x^2] - E[x]^2, loses digits where the mean is large; the codes would move.
-        return nn.GroupNorm(
+        group = nn.GroupNorm(
             num_groups=self.config.num_groups, epsilon=self.config.norm_eps, use_fast_variance=False, name="group"
-        )(x)
+        )
+        if not isinstance(x, Strips):
+            return group(x)
+        mean, variance = x.moments(self.config.num_groups)
+        weights = group.variables["params"]
+        width = weights["scale"].size // self.config.num_groups
+        mean, factor = (
+            m.repeat(width, axis=-1)[:, None, None] for m in (mean, jax.lax.rsqrt(variance + self.config.norm_eps))
+        )
+        return x.map(lambda rows: (rows - mean) * (factor * weights["scale"]) + weights["bias"])
+
+
+def _in_strips(x: Array, module: Encoder | Decoder) -> Any:
+    """Strips of x where the module asks for them; parameters are made from whole pictures."""
+    return Strips(x, module.strip_rows) if module.strip_rows and not module.is_initializing() else x
+
+
+def _in_blocks(f: Callable[[Array], Array], x: Array, size: int) -> Array:
+    """f over x [batch, n, channels] for `size` of the n at a time; for all of them at once where that is enough."""
+    n = x.shape[1]
+    if n <= size:
+        return f(x)
+    padded = jnp.pad(x, ((0, 0), (0, -n % size), (0, 0)))
+    out = jax.lax.map(f, rearrange(padded, "b (n q) c -> n b q c", q=size))
+    return rearrange(out, "n b q ... -> b (n q) ...")[:, :n]
+
+
+def _swish(x: Any) -> Any:
+    return x.map(nn.swish) if isinstance(x, Strips) else nn.swish(x)
+
+
+def _settled(x: Any) -> Any:
+    return x.settle() if isinstance(x, Strips) else x
+
+
+def _whole(x: Any) -> Array:
+    return x.settle().base if isinstance(x, Strips) else x
 
 
 class ResidualBlock(nn.Module):
@@ -41,16 +108,19 @@ class ResidualBlock(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        h = _conv(self.features, 3, "conv1")(nn.swish(Norm(self.config, name="norm1")(x)))
-        h = _conv(self.features, 3, "conv2")(nn.swish(Norm(self.config, name="norm2")(h)))
+    def __call__(self, x: Any) -> Any:
+        h = _conv(self.features, 3, "conv1")(_swish(Norm(self.config, name="norm1")(x)))
+        h = _conv(self.features, 3, "conv2")(_swish(Norm(self.config, name="norm2")(h)))
         if x.shape[-1] != self.features:
             x = _conv(self.features, 1, "nin_shortcut")(x)
-        return x + h
+        return _settled(x + h)
 
 
 class AttentionBlock(nn.Module):
-    """Single-head self-attention over all positions, with a residual."""
+    """Single-head self-attention over all positions, with a residual.
+
+    All queries at once where their weights fit into MAX_MATRIX, else as many at a time as do.
+    """
 
     config: VQGANConfig
 
@@ -59,16 +129,20 @@ class AttentionBlock(nn.Module):
         b, h, w, c = x.shape
         y = Norm(self.config, name="norm")(x)
         q, k, v = (_conv(c, 1, name)(y).reshape(b, h * w, c) for name in ("q", "k", "v"))
-        weights = nn.softmax(jnp.einsum("bqc,bkc->bqk", q, k) * c**-0.5, axis=-1)
-        out = jnp.einsum("bqk,bkc->bqc", weights, v).reshape(b, h, w, c)
-        return x + _conv(c, 1, "proj_out")(out)
+
+        def attend(q: Array) -> Array:
+            weights = nn.softmax(jnp.einsum("bqc,bkc->bqk", q, k) * c**-0.5, axis=-1)
+            return jnp.einsum("bqk,bkc->bqc", weights, v)
+
+        out = _in_blocks(attend, q, max(1, MAX_MATRIX // (b * h * w)))
+        return x + _conv(c, 1, "proj_out")(out.reshape(b, h, w, c))
 
 
 class Downsample(nn.Module):
     """Zero row below and column right only, then a 3x3 convolution of stride 2: n -> n / 2."""
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Any) -> Any:
         return _conv(x.shape[-1], 3, "conv", strides=2, padding=((0, 1), (0, 1)))(x)
 
 
@@ -76,22 +150,26 @@ class Upsample(nn.Module):
     """Nearest x2, then a 3x3 convolution."""
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        return _conv(x.shape[-1], 3, "conv")(x.repeat(2, axis=1).repeat(2, axis=2))
+    def __call__(self, x: Any) -> Any:
+        larger = x.upsample() if isinstance(x, Strips) else x.repeat(2, axis=1).repeat(2, axis=2)
+        return _conv(x.shape[-1], 3, "conv")(larger)
 
 
 class Encoder(nn.Module):
     """Pixels [batch, H, W, 3] -> features [batch, H / stride, W / stride, latent_channels]."""
 
     config: VQGANConfig
+    strip_rows: int | None = None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, image: Array) -> Array:
         cfg = self.config
         widths = [cfg.channels * m for m in cfg.channel_multipliers]
         last = len(widths) - 1
-        x = _conv(cfg.channels, 3, "conv_in")(x)
+        x = _conv(cfg.channels, 3, "conv_in")(_in_strips(image, self))
         for level, width in enumerate(widths):
+            if level == last:
+                x = _whole(x)
             for i in range(cfg.num_res_blocks):
                 x = ResidualBlock(cfg, width, name=f"level_{level}_res_{i}")(x)
                 if level == last:
@@ -108,6 +186,7 @@ class Decoder(nn.Module):
     """Features [batch, h, w, latent_channels] -> pixels [batch, stride * h, stride * w, 3]; level 0 is the coarsest."""
 
     config: VQGANConfig
+    strip_rows: int | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -122,9 +201,11 @@ class Decoder(nn.Module):
                 x = ResidualBlock(cfg, width, name=f"level_{level}_res_{i}")(x)
                 if level == 0:
                     x = AttentionBlock(cfg, name=f"level_{level}_attn_{i}")(x)
+            if level == 0:
+                x = _in_strips(x, self)
             if level != len(widths) - 1:
                 x = Upsample(name=f"level_{level}_upsample")(x)
-        return _conv(3, 3, "conv_out")(nn.swish(Norm(cfg, name="norm_out")(x)))
+        return _whole(_conv(3, 3, "conv_out")(_swish(Norm(cfg, name="norm_out")(x))))
 
 
 def l2_normalize(x: Array) -> Array:
@@ -153,22 +234,32 @@ class VectorQuantizer(nn.Module):
     def nearest(self, z: Array) -> Array:
         """Index of the nearest code for unit vectors z [..., codebook_dim]; the lowest index on exact ties."""
         e = self.vectors()
-        squares = jnp.sum(z * z, axis=-1, keepdims=True) + jnp.sum(e * e, axis=-1)
-        return jnp.argmin(squares - 2.0 * jnp.matmul(z, e.T, precision=EXACT), axis=-1).astype(jnp.int32)
+
+        def search(z: Array) -> Array:
+            squares = jnp.sum(z * z, axis=-1, keepdims=True) + jnp.sum(e * e, axis=-1)
+            return jnp.argmin(squares - 2.0 * jnp.matmul(z, e.T, precision=EXACT), axis=-1).astype(jnp.int32)
+
+        codes = _in_blocks(search, z.reshape(1, -1, z.shape[-1]), max(1, MAX_MATRIX // len(e)))
+        return codes.reshape(z.shape[:-1])
 
     def lookup(self, codes: Array) -> Array:
         return self.vectors()[codes]
 
 
 class VQGAN(nn.Module):
-    """Picture <-> codes. Use as `VQGAN(config).apply({"params": p}, images, method="encode")`."""
+    """Picture <-> codes. Use as `VQGAN(config).apply({"params": p}, images, method="encode")`.
+
+    strip_rows: compute the levels above the coarsest in strips of so many rows: the same result up to rounding, with a
+    quarter of the memory and up to twice the time. None computes whole pictures. See `fitting`.
+    """
 
     config: VQGANConfig
+    strip_rows: int | None = None
 
     def setup(self) -> None:
         cfg = self.config
-        self.encoder = Encoder(cfg)
-        self.decoder = Decoder(cfg)
+        self.encoder = Encoder(cfg, self.strip_rows)
+        self.decoder = Decoder(cfg, self.strip_rows)
         self.quantizer = VectorQuantizer(cfg)
         self.quant_conv = _conv(cfg.codebook_dim, 1)
         self.post_quant_conv = _conv(cfg.latent_channels, 1)
@@ -197,6 +288,12 @@ class VQGAN(nn.Module):
         codes = self.quantizer.nearest(z)
         e = self.quantizer.lookup(codes)
         return self.decode_latents(z + jax.lax.stop_gradient(e - z)), z, e, codes
+
+
+def fitting(config: VQGANConfig, height: int, width: int) -> tuple[VQGAN, int]:
+    """The tokenizer for pictures of height x width pixels, in strips if need be, and how many to give it at a time."""
+    most = MAX_ACTIVATION // (height * width * config.channels)
+    return (VQGAN(config), most) if most else (VQGAN(config, STRIP_ROWS), 1)
 
 
 def to_pixels(images: Array) -> Array:

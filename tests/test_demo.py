@@ -40,6 +40,13 @@ def test_the_result_is_the_input_four_times_larger_and_not_something_else(result
     assert 10 * np.log10(255**2 / error) > 15  # unrelated photographs are 8 to 12 dB apart
 
 
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_a_flat_picture_comes_out_flat(level: int) -> None:
+    image = Restorer(pure_jax.load()).restore(Image.new("L", (40, 30), level)).image
+    low, high = image.getextrema()
+    assert level - 3 <= low <= high <= level + 3
+
+
 def test_the_sample_is_small_and_the_model_under_25_megabytes() -> None:
     with Image.open(SAMPLE) as image:
         assert image.size == (128, 128)

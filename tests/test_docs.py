@@ -135,7 +135,7 @@ def test_the_programs_of_the_readme_run(folder):
 
 
 def extras(requirement: str) -> set[str]:
-    """ ".[eval,dev]" -> {"eval", "dev"} """
+    """ ".[eval,dev]" -> {"eval", "dev"}"""
     return set(filter(None, requirement.partition("[")[2].rstrip("]").split(",")))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pure_jax
 from pure_jax.__main__ import main
 from pure_jax.errors import PureError
 from pure_jax.families import FAMILIES
+from pure_jax.infer.command import Evaluate
 from pure_jax.infer.evaluate import evaluate
 from pure_jax.infer.families import RESTORE_TILES
 from tests import toy
@@ -35,8 +37,9 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "toy"
 
 
-def grey(level: int = 100, size: tuple[int, int] = (20, 16)) -> Image.Image:
-    return Image.new("RGB", size, (level,) * 3)
+def gradient(size: tuple[int, int] = (20, 24)) -> Image.Image:
+    """Black above, white below."""
+    return Image.linear_gradient("L").resize(size).convert("RGB")
 
 
 def test_every_family_has_a_row_in_both_tables():
@@ -61,36 +64,56 @@ def test_it_is_loaded_as_its_own_class_with_layers_as_wanted(directory, scan):
 
 def test_it_restores_a_photo_of_any_size_and_takes_its_own_options(directory):
     restorer = pure_jax.Restorer(pure_jax.load(directory))
-    photo = Image.linear_gradient("L").resize((20, 24)).convert("RGB")
-    result = restorer.restore(photo, scale=2, seed=7)
-    doubled = np.asarray(photo).repeat(2, axis=0).repeat(2, axis=1)  # its tiles are the photo's own pixels
+    result = restorer.restore(gradient(), scale=2, seed=7)
+    doubled = np.asarray(gradient()).repeat(2, axis=0).repeat(2, axis=1)  # its tiles are the photo's own pixels
     assert np.abs(np.asarray(result.image) - np.minimum(doubled + float(SHADE), 255)).max() <= 1  # blending rounds
     assert (result.degradation, result.description, result.remarks) == (None, "", ["seed 7"])
     assert result.entropy.shape == (12, 10) and np.allclose(result.entropy, 1)
-    strong = restorer.restore(grey(), scale=1, sampling=toy.ToySampling(10.0), flip=True)
-    assert strong.image.getextrema() == ((100 + 10 * SHADE,) * 2,) * 3
+    strong = restorer.restore(gradient(), scale=2, sampling=toy.ToySampling(10.0), flip=True)
+    assert np.abs(np.asarray(strong.image) - np.minimum(doubled + 10.0 * SHADE, 255)).max() <= 1
+
+
+def test_detail_that_its_smaller_copy_does_not_show_is_not_flat(directory):
+    checkers = Image.fromarray((np.indices((16, 16)).sum(axis=0) % 2 * 100).astype(np.uint8))
+    result = pure_jax.Restorer(pure_jax.load(directory)).restore(checkers, scale=1)
+    assert result.remarks == ["seed 0"]
 
 
 def test_an_option_of_another_family_is_refused(directory):
     restorer = pure_jax.Restorer(pure_jax.load(directory))
     with pytest.raises(PureError, match="faithful has no meaning for a model of the family toy"):
-        restorer.restore(grey(), faithful=True)
+        restorer.restore(gradient(), faithful=True)
 
 
 def test_it_is_evaluated(directory, tmp_path):
     for name, size in (("lq", (16, 16)), ("gt", (32, 32))):
         (tmp_path / "pairs" / name).mkdir(parents=True)
-        grey(size=size).save(tmp_path / "pairs" / name / "a.png")
+        gradient(size).save(tmp_path / "pairs" / name / "a.png")
     result = evaluate(tmp_path / "pairs", pure_jax.Restorer(pure_jax.load(directory)), scale=2)
     values = {row.method: row.psnr_y for row in result.rows}
-    assert values["tokenizer round trip"] == values["bicubic"] > values["ours"]
+    assert values["tokenizer round trip"] > values["bicubic"] > values["ours"]
+
+
+def test_evaluate_measures_what_it_can_without_torch(directory, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if not installed
+    for name, size in (("lq", (100, 100)), ("gt", (200, 200))):
+        (tmp_path / "pairs" / name).mkdir(parents=True)
+        noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / "pairs" / name / "a.png")
+    Evaluate(tmp_path / "pairs", model=directory, scale=2).run()
+    table = capsys.readouterr().out.splitlines()
+    for line in table[2:5]:
+        psnr, ssim, perceptual, niqe = (cell.strip() for cell in line.split("|")[2:-1])
+        assert float(psnr) > 0 and float(ssim) < 2 and float(niqe) > 0 and perceptual == "n/a"
+    assert sum("'torch'" in line for line in table) == 1
 
 
 def test_the_commands_take_it(directory, tmp_path, capsys):
-    grey().save(tmp_path / "photo.png")
+    gradient().save(tmp_path / "photo.png")
     paths = [str(tmp_path / name) for name in ("photo.png", "out.png")]
     main(["restore", *paths, "--model", str(directory), "--entropy-map", str(tmp_path / "map.png")])
-    assert Image.open(tmp_path / "out.png").getextrema() == ((100 + SHADE,) * 2,) * 3
+    shift = np.asarray(Image.open(tmp_path / "out.png")).mean() - np.asarray(gradient()).mean()
+    assert shift == pytest.approx(SHADE, abs=1)
     assert (tmp_path / "map.png").is_file()
     assert "the model reads: no degradation\nthe model says: nothing\n" in capsys.readouterr().out
 
@@ -109,7 +132,7 @@ def test_the_commands_take_it(directory, tmp_path, capsys):
 )
 def test_what_it_cannot_do_is_one_sentence(directory, monkeypatch, capsys, arguments, complaint):
     monkeypatch.chdir(directory.parent)
-    grey().save("photo.png")
+    gradient().save("photo.png")
     with pytest.raises(SystemExit) as end:
         main(arguments)
     [error] = [line for line in capsys.readouterr().err.splitlines() if line not in ("pure: load", "pure: encode")]

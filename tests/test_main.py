@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import pytest
@@ -169,6 +170,14 @@ def test_existing_outputs_are_replaced_whole_where_that_is_wanted(pure):
     assert pure("photo.png", "out.png", "--entropy-map", "map.png", "--overwrite").status == 0
     for name in ("out.png", "map.png"):
         Image.open(name).load()
+
+
+def test_the_model_restores_transparency_when_asked(pure):
+    for name, way in (("a.png", "bicubic"), ("b.png", "model")):
+        assert pure("glass.png", name, "--alpha", way).status == 0
+    source, bicubic, model = (np.asarray(Image.open(name)) for name in ("glass.png", "a.png", "b.png"))
+    assert (bicubic[..., 3] == source[..., 3]).all() and (model[..., 3] != source[..., 3]).any()  # at scale 1
+    assert (bicubic[..., :3] == model[..., :3]).all()
 
 
 def test_a_text_that_names_control_tokens_stays_text(pure):
@@ -403,6 +412,32 @@ def test_a_reader_of_the_help_that_has_gone_is_no_error(monkeypatch):
         main(["restore", "--help"])
 
 
+@pytest.mark.parametrize("place", ["pure_jax.infer.decoding.rows.decode_rows", "os.fsync"])
+def test_sigterm_ends_with_status_143_and_leaves_nothing(pure, folder, monkeypatch, place):
+    def terminate(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(place, terminate)  # the second place is where the picture is half-written
+    Path("out.png").write_bytes(b"old")
+    before = contents(folder)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        outcome = pure("photo.png", "out.png", "--overwrite")
+        assert outcome[:3] == (143, "", "pure: interrupted; nothing was written\n")
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN  # another one would not have stopped the tidying up
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert contents(folder) == before
+
+
+def test_a_full_device_behind_the_output_is_one_sentence(pure, folder, monkeypatch):
+    with open("/dev/full", "w") as device:
+        monkeypatch.setattr(sys, "stdout", device)
+        outcome = pure("photo.png", "out.png")
+    assert_refused(outcome, "output 'standard output' cannot be written (No space left on device)")
+    Image.open("out.png").load()
+
+
 def test_a_reader_that_has_gone_is_no_error(pure, folder, monkeypatch):
     reading, writing = os.pipe()
     os.close(reading)
@@ -486,10 +521,11 @@ def test_evaluate_says_in_a_table_or_json_what_it_measured(
 # ---- as a program --------------------------------------------------------------------------------------------------
 
 
-def program(folder: Path, *arguments: object) -> Outcome:
+def program(folder: Path, *arguments: object, stdout: int | IO[str] = subprocess.PIPE) -> Outcome:
     command = [sys.executable, "-m", "pure_jax", *map(str, arguments)]
     path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    run = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    env = os.environ | {"PYTHONPATH": path}
+    run = subprocess.run(command, cwd=folder, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True)
     return observed(run.returncode, run.stdout, run.stderr)
 
 
@@ -502,6 +538,13 @@ def test_the_program_restores_a_photo(folder, model_directory):
 
 def test_the_program_refuses_a_missing_photo(folder):
     assert_refused(program(folder, "restore", "nowhere.png"), "'nowhere.png' does not exist")
+
+
+def test_the_program_ends_with_status_2_when_its_output_is_full(folder):
+    with open("/dev/full", "w") as device:
+        outcome = program(folder, "degrade", ".", "pairs", stdout=device)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "cannot be written (No space left on device)" in outcome.err
 
 
 def test_the_program_names_its_subcommands(folder):

@@ -44,14 +44,16 @@ class TrainTokenizer:
     """Number of tokens for text."""
 
     def run(self) -> None:
+        from pure_jax.files import replacing, require_writable
         from pure_jax.train.data.photos import load_photos
         from pure_jax.train.tokenizer import train_tokenizer
 
+        require_writable(self.out)
         captions = [photo.caption for photo in load_photos(self.photos) if photo.caption]
         codebook = _preset(self.preset).vqgan.codebook_size
         tokenizer = train_tokenizer(captions, codebook_size=codebook, text_vocab=self.text_vocab)
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(str(self.out))
+        with replacing(self.out) as beside:
+            beside.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
         print(f"{self.out}: {tokenizer.get_vocab_size()} ids from {len(captions)} captions")
 
 
@@ -67,6 +69,8 @@ class TrainVQGAN:
     """Model preset whose tokenizer sizes are used."""
     save_every: int = 200
     """Steps from one checkpoint to the next."""
+    allow_change: bool = False
+    """Go on with these options although the run was begun with others; --steps may be raised without it."""
     train: Annotated[VQGANTrainConfig, tyro.conf.arg(name="")] = field(default_factory=VQGANTrainConfig)
     interrupted: ClassVar[str] = RESUMES
 
@@ -74,8 +78,9 @@ class TrainVQGAN:
         from pure_jax.train.data.photos import load_photos
         from pure_jax.train.stages import train_vqgan
 
+        preset = _preset(self.preset)
         photos = load_photos(self.photos, minimum=self.train.crop * 2)
-        train_vqgan(photos, _preset(self.preset), self.train, self.out, save_every=self.save_every)
+        train_vqgan(photos, preset, self.train, self.out, save_every=self.save_every, allow_change=self.allow_change)
 
 
 @dataclass(frozen=True)
@@ -99,11 +104,13 @@ class MakeRecords:
         import numpy as np
         from rich.progress import Progress
 
+        from pure_jax.files import require_writable
         from pure_jax.train.data.photos import load_photos
         from pure_jax.train.data.records import TILES_PER_SIDE, build_records, save_records
         from pure_jax.train.loop import newest_tree
 
         config = _preset(self.preset)
+        require_writable(self.out)
         photos = load_photos(self.photos, minimum=config.tile_size * TILES_PER_SIDE)
         with Progress() as progress:
             task = progress.add_task("regions", total=self.regions)
@@ -136,6 +143,8 @@ class TrainLanguageModel:
     """Model preset whose transformer sizes are used."""
     save_every: int = 100
     """Steps from one checkpoint to the next."""
+    allow_change: bool = False
+    """Go on with these options although the run was begun with others; --steps may be raised without it."""
     train: Annotated[LanguageModelTrainConfig, tyro.conf.arg(name="")] = field(default_factory=LanguageModelTrainConfig)
     interrupted: ClassVar[str] = RESUMES
 
@@ -154,6 +163,7 @@ class TrainLanguageModel:
             trained_vqgan(self.vqgan),
             self.out,
             save_every=self.save_every,
+            allow_change=self.allow_change,
         )
 
 
@@ -217,7 +227,7 @@ class TrainDemo:
     val_names: Path | None = None
     """Text file with the names of the photos for the table, one a line; by default the whole val split."""
     niqe: Path | None = None
-    """NIQE's pristine model, an .npz file as BasicSR ships it; without it that column says n/a."""
+    """NIQE's pristine model, an .npz file; by default BasicSR's, which ships with this package."""
     lm_steps: int | None = None
     """Of the language model, instead of the recipe's; may be changed until its last steps have begun."""
     vqgan_steps: int | None = None
@@ -280,7 +290,7 @@ class Degrade:
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
     """Folder of photos; captions.jsonl may lie there with their splits and captions."""
     destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
-    """Folder that gets gt/, lq/ and pairs.jsonl."""
+    """Empty or new folder; gets gt/, lq/ and pairs.jsonl, all of it or nothing."""
     scale: int = 4
     """How many times smaller the low-quality pictures are, along each side."""
     seed: int = 0
@@ -291,8 +301,12 @@ class Degrade:
     """Side of the square cut out of each photo's centre; by default all of it."""
     split: str | None = None
     """Only the photos that captions.jsonl puts in this split."""
+    names: Path | None = None
+    """Text file with the names of the photos to take, one a line; by default all."""
     limit: int | None = None
-    """Largest number of photos; by default all."""
+    """Take the first so many photos by name; by default all."""
+    overwrite: bool = False
+    """Replace the pairs that lie in the destination; by default it must be empty."""
     quiet: bool = False
     """Print nothing but errors, and the object of --json."""
     json: bool = False
@@ -306,6 +320,11 @@ class Degrade:
         if self.quiet:
             logging.getLogger("pure_jax").setLevel(logging.ERROR)  # a photo that was skipped is a warning
 
+        names = None
+        if self.names is not None:
+            names = [line.strip() for line in _read(self.names).splitlines() if line.strip()]
+            if not names:
+                raise PureError(f"{self.names} names no photo; write one file name a line")
         count = degrade_folder(
             self.source,
             self.destination,
@@ -314,7 +333,9 @@ class Degrade:
             preset=self.preset,
             crop=self.crop,
             split=self.split,
+            names=names,
             limit=self.limit,
+            overwrite=self.overwrite,
         )
         if self.json:
             facts = {"pairs": count, "scale": self.scale, "seed": self.seed, "preset": self.preset}

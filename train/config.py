@@ -3,6 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
+
+from pure_jax.errors import PureError
+
+
+def _require(config: Any, **ranges: tuple[float, float]) -> None:
+    """Raise PureError unless each field that is named lies in its range; NaN lies in none."""
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise PureError(f"{name} is {value}, but it must lie in {low:,.10g} ... {high:,.10g}")
+
+
+_STEPS = (1, 10**9)
+_SHARE = (0.0, 1.0)
+_WEIGHT = (0.0, 1e6)
+_RUN: dict[str, tuple[float, float]] = {"batch": (1, 2**16), "steps": _STEPS, "seed": (0, 2**32 - 1)}
+_DISCRIMINATOR: dict[str, tuple[float, float]] = {
+    "adversarial_weight": _WEIGHT,
+    "adversarial_start": (0, 10**9),
+    "discriminator_width": (8, 4096),
+    "discriminator_layers": (1, 8),
+}
+
+
+def require_discriminated(side: int, layers: int, width: int) -> None:
+    """Raise PureError unless pictures of `side` pixels leave the discriminator a logit, and its norm whole groups."""
+    if width % 8:
+        raise PureError(f"discriminator_width is {width}, but it must be a multiple of 8")
+    if side < 3 * 2**layers:
+        raise PureError(
+            f"pictures of {side} pixels are too small for {layers} discriminator_layers, which need {3 * 2**layers}"
+        )
 
 
 @dataclass(frozen=True)
@@ -28,6 +61,13 @@ class OptimiserConfig:
     """Decoupled, times the learning rate."""
     clip_norm: float = 4.0
     """Gradients are scaled down to this global norm."""
+
+    def __post_init__(self) -> None:
+        rates = {"learning_rate": (0.0, 10.0), "min_learning_rate": (0.0, 10.0), "warmup_steps": (0, 10**9)}
+        below_1 = (0.0, 1 - 1e-9)
+        _require(self, **rates, b1=below_1, b2=below_1, eps=_SHARE, weight_decay=(0.0, 10.0), clip_norm=(1e-9, 1e9))
+        if self.decay_steps is not None:
+            _require(self, decay_steps=_STEPS)
 
 
 @dataclass(frozen=True)
@@ -78,6 +118,13 @@ class VQGANTrainConfig:
         default_factory=lambda: OptimiserConfig(1e-4, 1e-4, warmup_steps=0, weight_decay=0.0, clip_norm=1.0)
     )
 
+    def __post_init__(self) -> None:
+        weights = ("l1", "l2", "chroma", "perceptual", "codebook", "commitment", "entropy")
+        _require(self, **_RUN, **_DISCRIMINATOR, **{f"{name}_weight": _WEIGHT for name in weights})
+        _require(self, crop=(1, 4096), autoencoder_steps=(0, self.steps), autoencoder_noise=(0.0, 100.0))
+        _require(self, degraded_share=_SHARE, ema_decay=_SHARE)
+        require_discriminated(self.crop, self.discriminator_layers, self.discriminator_width)
+
 
 @dataclass(frozen=True)
 class LanguageModelTrainConfig:
@@ -94,6 +141,9 @@ class LanguageModelTrainConfig:
     ema_decay: float = 0.0
     """Of the averaged weights that are exported; 0 exports the last ones."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+
+    def __post_init__(self) -> None:
+        _require(self, **_RUN, drift=(0.0, 100.0), ema_decay=_SHARE)
 
 
 @dataclass(frozen=True)
@@ -115,3 +165,7 @@ class DecoderTrainConfig:
     optimiser: OptimiserConfig = field(
         default_factory=lambda: OptimiserConfig(4e-4, 1e-5, warmup_steps=50, weight_decay=0.0, clip_norm=1.0)
     )
+
+    def __post_init__(self) -> None:
+        _require(self, **_RUN, **_DISCRIMINATOR, **{f"{n}_weight": _WEIGHT for n in ("l1", "l2", "perceptual")})
+        _require(self, ema_decay=_SHARE)

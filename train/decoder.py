@@ -22,7 +22,7 @@ from jax import Array
 
 from pure_jax.config import VQGANConfig
 from pure_jax.errors import PureError
-from pure_jax.files import replacing
+from pure_jax.files import replacing, require_writable
 from pure_jax.infer.metrics.perceptual import perceptual_distance
 from pure_jax.train.config import DecoderTrainConfig
 from pure_jax.train.discriminator import PatchDiscriminator
@@ -58,7 +58,7 @@ class RestoredTiles:
 
 def save_tiles(path: Path, tiles: RestoredTiles) -> None:
     """Write beside and rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(path)
     with replacing(path) as beside, beside.open("wb") as file:
         np.savez(file, codes=tiles.codes, pixels=tiles.pixels)
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,6 @@ from tokenizers import Tokenizer
 import pure_jax
 from pure_jax.checkpoint import save
 from pure_jax.config import SamplingConfig, to_dict
-from pure_jax.errors import PureError
 from pure_jax.files import replacing
 from pure_jax.infer.decoding.generate import generate
 from pure_jax.infer.evaluate import Evaluation, evaluate, format_table
@@ -45,6 +45,7 @@ from pure_jax.train.decoder import RestoredTiles, load_tiles, save_tiles
 from pure_jax.train.language_model import tercile_thresholds
 from pure_jax.train.loop import newest_step, newest_tree
 from pure_jax.train.recipes import Recipe
+from pure_jax.train.runs import run_folder
 from pure_jax.train.stages import train_decoder, train_language_model, train_vqgan, trained_vqgan
 from pure_jax.train.tokenizer import train_tokenizer
 from pure_jax.vocabulary import load_vocabulary
@@ -102,9 +103,18 @@ class DemoRun:
 
         Raises:
             TimeIsUp: the deadline came first; call again.
-            PureError: photos missing or broken, or `out` belongs to another recipe.
+            PureError: photos missing or broken; `out` belongs to another recipe, or is being written by another run.
         """
-        self.check_recipe()
+        with self.folder():
+            return self.all_stages(command)
+
+    def folder(self) -> AbstractContextManager[None]:
+        """The run's folder, ours for the block, with the recipe in it."""
+        # Behind a constant rate, more or fewer steps change only what has not been trained yet.
+        steps = ("vqgan.steps", "lm.steps", "decoder.steps")
+        return run_folder(self.out, to_dict(self.recipe), may_change=steps, file="recipe.json")
+
+    def all_stages(self, command: str) -> Path:
         began = time.monotonic()
         call = {"command": command, "commit": _commit(), "hardware": _hardware()}
         for stage in (self.tokenizer, self.vqgan, self.language_model, self.decoder, self.sampling, self.export):
@@ -116,22 +126,6 @@ class DemoRun:
             if not done:
                 raise TimeIsUp(stage.__name__)
         return self.out / "model"
-
-    def check_recipe(self) -> None:
-        """Store the recipe, or see that it is the one that was stored."""
-        path, own = self.out / "recipe.json", json.loads(json.dumps(to_dict(self.recipe)))
-        if path.is_file():
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            changed = sorted(_differences(stored, own))
-            # Behind a constant rate, more or fewer steps change only what has not been trained yet.
-            refused = [name for name in changed if name not in ("vqgan.steps", "lm.steps", "decoder.steps")]
-            if refused:
-                raise PureError(
-                    f"{self.out} was begun with another {refused[0]}; give the same options, or a new --out"
-                )
-        self.out.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as beside:
-            beside.write_text(json.dumps(own, indent=1) + "\n", encoding="utf-8")
 
     @cached_property
     def earlier_calls(self) -> list[dict[str, Any]]:
@@ -255,7 +249,7 @@ class DemoRun:
             scale=SCALE,
             seed=self.recipe.seed,
             perceptual_params=self.perceptual,
-            niqe_params=load_niqe_params(self.niqe) if self.niqe else None,
+            niqe_params=load_niqe_params(self.niqe),
         )
 
     def sampling(self) -> bool:
@@ -324,6 +318,8 @@ class DemoRun:
             scores = row["scores"]["params"]
             true = dict(zip(("blur", "noise"), levels(scores["blur"], scores["noise"], thresholds), strict=True))
             for text, (top, left) in zip(texts, plan.corners, strict=True):
+                if not text:  # a flat tile, which the model has not seen
+                    continue
                 reading, description = split_reading(text)
                 for name, level in true.items():
                     said = LEVELS.index(reading[name]) if reading else -9
@@ -368,11 +364,3 @@ def _hardware() -> str:
     if devices[0].platform == "cpu":
         return f"{os.cpu_count()} CPU cores"
     return f"{len(devices)} x {devices[0].device_kind}"
-
-
-def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:
-    """Dotted names of the values in which two JSON objects differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        names = sorted(set(a) | set(b))
-        return [d for n in names for d in _differences(a.get(n), b.get(n), f"{prefix}.{n}" if prefix else n)]
-    return [] if a == b else [prefix]

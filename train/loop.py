@@ -7,9 +7,12 @@ started again continues with the batches, the learning rate and the weights it w
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -21,6 +24,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pure_jax.errors import PureError
+from pure_jax.files import not_writable
+
+logger = logging.getLogger(__name__)
 
 Batch = Any
 State = Any
@@ -54,24 +60,37 @@ def batches(batch_at: Callable[[int], Batch], start: int, stop: int, ahead: int 
             queue.get_nowait()
 
 
-def checkpoint_manager(directory: Path, keep: int = 2) -> ocp.CheckpointManager:
+@contextmanager
+def checkpoint_manager(directory: Path, keep: int = 2) -> Iterator[ocp.CheckpointManager]:
     """Numbered, atomically finished checkpoints below `directory`; the newest `keep` stay."""
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-    return ocp.CheckpointManager(directory.resolve() / "checkpoints", options=options)
-
-
-def restore_newest(manager: ocp.CheckpointManager, state: State) -> State:
-    """The newest checkpoint in the shape of `state`; `state` itself where there is none."""
-    step = manager.latest_step()
-    if step is None:
-        return state
-    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    # The handler is named, since else the newest checkpoint, damaged or not, decides how all are read.
+    handler = ocp.StandardCheckpointHandler()
+    manager = ocp.CheckpointManager(directory.resolve() / "checkpoints", options=options, item_handlers=handler)
     try:
-        return manager.restore(step, args=ocp.args.StandardRestore(shapes))
-    except ValueError as error:
-        raise PureError(
-            f"{manager.directory} holds a checkpoint of another configuration; use the same options or a new --out"
-        ) from error
+        yield manager
+    except BaseException:
+        with suppress(Exception):  # closing raises once more what went wrong while saving
+            manager.close()
+        raise
+    manager.close()
+
+
+def resumed(directory: Path, state: State) -> State:
+    """The newest whole checkpoint of a run in the shape of `state`; `state` itself where there is none.
+
+    Newer ones that are damaged are moved out of the way, into `directory`, so that their steps can be saved again.
+
+    Raises:
+        PureError: the checkpoint is of another configuration, or all are damaged.
+    """
+    with checkpoint_manager(directory) as manager:
+        if not manager.all_steps():
+            return state
+        state, damaged = _newest_whole(manager, jax.tree.map(ocp.utils.to_shape_dtype_struct, state))
+        for step in damaged:
+            shutil.move(manager.directory / str(step), directory / f"damaged-{step}")
+        return state
 
 
 def newest_step(directory: Path) -> int:
@@ -83,18 +102,47 @@ def newest_step(directory: Path) -> int:
 
 
 def newest_tree(directory: Path) -> Any:
-    """The newest checkpoint of a run as nested dicts of arrays.
+    """The newest whole checkpoint of a run as nested dicts of arrays.
 
     Raises:
-        PureError: the directory holds no finished checkpoint.
+        PureError: the directory holds no finished checkpoint, or all are damaged.
     """
     if not (directory / "checkpoints").is_dir():
         raise PureError(f"{directory} holds no checkpoints; give the --out of a training run")
     with checkpoint_manager(directory) as manager:
-        step = manager.latest_step()
-        if step is None:
+        if not manager.all_steps():
             raise PureError(f"{directory} holds no finished checkpoint yet; let the run reach its first one")
-        return manager.restore(step, args=ocp.args.StandardRestore())
+        return _newest_whole(manager)[0]
+
+
+def _newest_whole(manager: ocp.CheckpointManager, shapes: Any = None) -> tuple[Any, list[int]]:
+    """The newest checkpoint that can be read, as nested dicts or like `shapes`, and the steps of those after it."""
+    damaged: list[int] = []
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            tree = manager.restore(step, args=ocp.args.StandardRestore(shapes))
+        except Exception as error:  # of no class of its own, where the damage is in the numbers
+            if shapes is not None and _is_whole(manager, step):
+                raise PureError(
+                    f"{manager.directory} holds a checkpoint of another configuration; use the same options or a new "
+                    "--out"
+                ) from error
+            reason = (str(error) or type(error).__name__).splitlines()[0][:150]
+            logger.warning("the checkpoint %s cannot be read (%s)", manager.directory / str(step), reason)
+            damaged.append(step)
+            continue
+        if damaged:
+            logger.warning("the newest checkpoint that is whole is that of step %d", step)
+        return tree, damaged
+    raise PureError(f"no checkpoint in {manager.directory} can be read; begin again with a new --out")
+
+
+def _is_whole(manager: ocp.CheckpointManager, step: int) -> bool:
+    try:
+        manager.restore(step, args=ocp.args.StandardRestore())
+    except Exception:
+        return False
+    return True
 
 
 def train(
@@ -116,19 +164,19 @@ def train(
     and seconds per step. Values are fetched once per line, so the host never waits for the device between lines.
 
     Raises:
-        PureError: the loss is not finite (checked before saving, the last checkpoint stays), or the checkpoint belongs
-            to another configuration.
+        PureError: the loss is not finite (checked before saving, the last checkpoint stays); what `resumed` refuses;
+            the run is beyond `steps` already; `save_every` is below 1; the directory cannot be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    if save_every < 1:
+        raise PureError(f"save_every is {save_every}, but a checkpoint is due every 1 or more steps")
+    # A state that has begun already (a second phase of the same run) goes on as it is.
+    state = resumed(directory, state) if int(state.step) == 0 else state
+    start = int(state.step)
+    if start > steps:
+        raise PureError(f"{directory} is at step {start} already; give --steps {start} or more, or a new --out")
     with checkpoint_manager(directory) as manager:
-        # A state that has begun already (a second phase of the same run) goes on as it is.
-        state = restore_newest(manager, state) if int(state.step) == 0 else state
-        start = int(state.step)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with (
-            open(directory / "metrics.jsonl", "a", encoding="utf-8") as log,
-            Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=False) as progress,
-        ):
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=False) as progress:
             task = progress.add_task("training", total=steps, completed=start)
             pending: list[Metrics] = []
             clock = time.perf_counter()
@@ -141,15 +189,33 @@ def train(
                 if step % log_every == 0 or save_now:
                     means = {k: float(np.mean([np.asarray(m[k]) for m in pending])) for k in metrics}
                     seconds = (time.perf_counter() - clock) / len(pending)
-                    log.write(json.dumps({"step": step, "seconds_per_step": round(seconds, 4), **means}) + "\n")
-                    log.flush()
+                    _log(directory / "metrics.jsonl", {"step": step, "seconds_per_step": round(seconds, 4), **means})
                     if not np.isfinite(means["loss"]):
                         raise PureError(f"the loss is {means['loss']} at step {step}; lower the learning rate")
                     progress.update(task, completed=step, description=f"loss {means['loss']:.4f}")
                     pending, clock = [], time.perf_counter()
                 if save_now:
-                    manager.save(step, args=ocp.args.StandardSave(state))
+                    _save(manager, step, state)
                     clock = time.perf_counter()
                 if late:
                     break
         return state
+
+
+def _log(path: Path, row: dict[str, float]) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise not_writable(path, error) from error
+
+
+def _save(manager: ocp.CheckpointManager, step: int, state: State) -> None:
+    try:
+        manager.save(step, args=ocp.args.StandardSave(state))
+    except (OSError, ValueError) as error:  # ValueError: how tensorstore reports a full disk
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise PureError(
+            f"the checkpoint of step {step} cannot be written into {manager.directory} ({reason}); make room, and the "
+            "same command goes on from the one before it"
+        ) from error

@@ -12,16 +12,23 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from pure_jax.config import ModelConfig
+from pure_jax.config import ModelConfig, to_dict
+from pure_jax.errors import PureError
+from pure_jax.files import replacing
 from pure_jax.infer.metrics.perceptual import load_params
 from pure_jax.sequence import prompt_ids
 from pure_jax.train import decoder, language_model, vqgan
+from pure_jax.train.config import require_discriminated
 from pure_jax.train.data.labels import Thresholds
 from pure_jax.train.data.photos import Photo, random_crop
 from pure_jax.train.data.records import RecordRounds, Records
-from pure_jax.train.loop import newest_tree, train
+from pure_jax.train.loop import newest_tree, resumed, train
+from pure_jax.train.runs import run_folder
 from pure_jax.vocabulary import load_vocabulary
 from pure_jax.vqgan import l2_normalize
+
+STEPS = ("train.steps",)
+"""What may change when a run goes on: it can be made longer."""
 
 CODEBOOK_SAMPLE = 256
 """Crops whose latents fill the codebook."""
@@ -35,8 +42,27 @@ def train_vqgan(
     *,
     save_every: int = 200,
     deadline: float | None = None,
+    allow_change: bool | None = None,
 ) -> bool:
-    """Train the image tokenizer in `out`, from where it was left; True when all steps are done."""
+    """Train the image tokenizer in `out`, from where it was left; True when all steps are done.
+
+    allow_change: see `run_folder`.
+    """
+    if options.crop % config.vqgan.stride:
+        raise PureError(f"the crop of {options.crop} pixels is no multiple of the tokenizer's {config.vqgan.stride}")
+    own = {"model": to_dict(config.vqgan), "train": asdict(options)}
+    with run_folder(out, own, may_change=STEPS, allow_change=allow_change):
+        return _train_vqgan(photos, config, options, out, save_every, deadline)
+
+
+def _train_vqgan(
+    photos: list[Photo],
+    config: ModelConfig,
+    options: vqgan.VQGANTrainConfig,
+    out: Path,
+    save_every: int,
+    deadline: float | None,
+) -> bool:
     perceptual = load_params() if options.perceptual_weight else None
     run = partial(
         train,
@@ -45,15 +71,14 @@ def train_vqgan(
         save_every=save_every,
         deadline=deadline,
     )
-    state, first = vqgan.init_state(config.vqgan, options), options.autoencoder_steps
-    if first:
+    state, first = resumed(out, vqgan.init_state(config.vqgan, options)), options.autoencoder_steps
+    if first and int(state.step) <= first:
         state = run(state, vqgan.make_step(config.vqgan, options, perceptual, quantise=False), steps=first)
         if int(state.step) < first:
             return False
-        if int(state.step) == first:  # a resumed run may be past it
-            count = -(-CODEBOOK_SAMPLE // options.batch)
-            sample = np.concatenate([vqgan.crops_at(photos, options, options.steps + i) for i in range(count)])
-            state = vqgan.fill_codebook(config.vqgan, state, sample, options.seed)
+        count = -(-CODEBOOK_SAMPLE // options.batch)
+        sample = np.concatenate([vqgan.crops_at(photos, options, options.steps + i) for i in range(count)])
+        state = vqgan.fill_codebook(config.vqgan, state, sample, options.seed)
     state = run(state, vqgan.make_step(config.vqgan, options, perceptual), steps=options.steps)
     if int(state.step) < options.steps:
         return False
@@ -74,26 +99,30 @@ def train_language_model(
     *,
     save_every: int = 100,
     deadline: float | None = None,
+    allow_change: bool | None = None,
 ) -> bool:
     """Train the transformer in `out`, from where it was left; True when all steps are done."""
     vocabulary = load_vocabulary(tokenizer_file, config.codes_per_grid, config.vqgan.codebook_size)
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "thresholds.json").write_text(json.dumps(asdict(thresholds)) + "\n")
     codebook = np.asarray(l2_normalize(vqgan_params["quantizer"]["codebook"]))
     side = config.tile_size // config.vqgan.stride
     prompt_length = len(prompt_ids(tokenizer, vocabulary, np.zeros((side, side), np.int32)))
-    state = train(
-        language_model.init_state(config, options, vocabulary, codebook),
-        language_model.make_step(config, options, vocabulary, prompt_length),
-        lambda step: language_model.batch_at(
-            source, config, options, tokenizer, vocabulary, thresholds, codebook, step
-        ),
-        steps=options.steps,
-        directory=out,
-        save_every=save_every,
-        deadline=deadline,
-    )
+    model = {name: value for name, value in to_dict(config).items() if name != "sampling"}
+    own = {"model": model, "train": asdict(options), "thresholds": asdict(thresholds)}
+    with run_folder(out, own, may_change=STEPS, allow_change=allow_change):
+        with replacing(out / "thresholds.json") as beside:
+            beside.write_text(json.dumps(asdict(thresholds)) + "\n")
+        state = train(
+            language_model.init_state(config, options, vocabulary, codebook),
+            language_model.make_step(config, options, vocabulary, prompt_length),
+            lambda step: language_model.batch_at(
+                source, config, options, tokenizer, vocabulary, thresholds, codebook, step
+            ),
+            steps=options.steps,
+            directory=out,
+            save_every=save_every,
+            deadline=deadline,
+        )
     return int(state.step) >= options.steps
 
 
@@ -109,21 +138,25 @@ def train_decoder(
     deadline: float | None = None,
 ) -> bool:
     """Train the image tokenizer's decoder in `out`, from where it was left; True when all steps are done."""
+    require_discriminated(config.tile_size, options.discriminator_layers, options.discriminator_width)
     restored = tiles()
+    perceptual = load_params() if options.perceptual_weight else None
 
     def crops_at(step: int) -> np.ndarray:
         rng = np.random.default_rng([options.seed, step, 3])
         return np.stack([random_crop(photos, config.tile_size, rng)[0] for _ in range(options.batch)])
 
-    state = train(
-        decoder.init_state(vqgan_params, options, config.tile_size),
-        decoder.make_step(config.vqgan, vqgan_params, options, load_params() if options.perceptual_weight else None),
-        lambda step: decoder.batch_at(restored, crops_at, options, step),
-        steps=options.steps,
-        directory=out,
-        save_every=save_every,
-        deadline=deadline,
-    )
+    own = {"model": to_dict(config.vqgan), "tile_size": config.tile_size, "train": asdict(options)}
+    with run_folder(out, own, may_change=STEPS):
+        state = train(
+            decoder.init_state(vqgan_params, options, config.tile_size),
+            decoder.make_step(config.vqgan, vqgan_params, options, perceptual),
+            lambda step: decoder.batch_at(restored, crops_at, options, step),
+            steps=options.steps,
+            directory=out,
+            save_every=save_every,
+            deadline=deadline,
+        )
     return int(state.step) >= options.steps
 
 

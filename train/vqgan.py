@@ -18,6 +18,7 @@ from PIL import Image
 from scipy.cluster.vq import kmeans2
 
 from pure_jax.config import VQGANConfig
+from pure_jax.files import replacing
 from pure_jax.infer.metrics.perceptual import perceptual_distance
 from pure_jax.train.config import VQGANTrainConfig
 from pure_jax.train.data.degradation import REAL_ESRGAN, degrade
@@ -54,6 +55,16 @@ def _crop(photos: list[Photo], config: VQGANTrainConfig, rng: np.random.Generato
     enlarged = np.asarray(Image.fromarray(lq).resize((2 * size, 2 * size), Image.Resampling.BICUBIC))
     top, left = rng.integers(size + 1, size=2)
     return enlarged[top : top + size, left : left + size]
+
+
+def codebook_loss(z: Array, e: Array) -> Array:
+    """Mean squared distance of codes e to the latents z they stand for, both [..., d]; moves the codes only."""
+    return jnp.square(e - jax.lax.stop_gradient(z)).mean()
+
+
+def commitment_loss(z: Array, e: Array) -> Array:
+    """Mean squared distance of latents z to their codes e, both [..., d]; moves the latents only."""
+    return jnp.square(jax.lax.stop_gradient(e) - z).mean()
 
 
 def assignment_entropy(z: Array, codebook: Array, temperature: float = 0.01) -> Array:
@@ -109,9 +120,7 @@ def make_step(
         perceptual = jnp.zeros(())
         if perceptual_params is not None:
             perceptual = perceptual_distance(perceptual_params, (x + 1) / 2, (y + 1) / 2).mean()
-        stop = jax.lax.stop_gradient
-        quantisation = config.codebook_weight * jnp.square(e - stop(z)).mean()
-        quantisation += config.commitment_weight * jnp.square(stop(e) - z).mean()
+        quantisation = config.codebook_weight * codebook_loss(z, e) + config.commitment_weight * commitment_loss(z, e)
         entropy = jnp.zeros(())
         if config.entropy_weight:
             entropy = assignment_entropy(rearrange(z, "b h w d -> (b h w) d"), codebook)
@@ -187,4 +196,5 @@ def write_samples(path: Path, model_config: VQGANConfig, params: Any, crops: np.
     """A PNG with crops above and their reconstructions below, to be looked at."""
     y = VQGAN(model_config).apply({"params": params}, from_pixels(jnp.asarray(crops)))[0]
     out = np.asarray(jnp.clip((y + 1) * 127.5, 0, 255)).astype(np.uint8)
-    Image.fromarray(rearrange(np.stack([crops, out]), "r n h w c -> (r h) (n w) c")).save(path)
+    with replacing(path) as beside:
+        Image.fromarray(rearrange(np.stack([crops, out]), "r n h w c -> (r h) (n w) c")).save(beside, format="PNG")

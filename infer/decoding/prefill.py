@@ -71,7 +71,9 @@ def open_images(
     text = jnp.full((batch, prefix + budget), vocabulary.pad, jnp.int32).at[:, :prefix].set(text_prefix)
     no = jnp.zeros(batch, bool)
     carry = (jnp.zeros((), jnp.int32), hidden, cache, position, no, no, text)
-    _, hidden, cache, position, done, opened, text = lax.while_loop(unfinished, write, carry)
+    if budget:  # else the loop, which is compiled even for no step, would have no place to write to
+        carry = lax.while_loop(unfinished, write, carry)
+    _, hidden, cache, position, done, opened, text = carry
     opened |= ~done & (greedy(hidden) == vocabulary.image_start)
 
     caches: tuple[KVCache, ...] = (cache,)

@@ -5,6 +5,7 @@ Statistics of locally normalised luma in blocks of 96x96 at two scales, compared
 
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,16 @@ class NiqeParams:
     window: Floats
 
 
-def load_niqe_params(path: Path) -> NiqeParams:
-    """Read the pristine model from an .npz with mu_pris_param, cov_pris_param and gaussian_window (BasicSR's file).
+def load_niqe_params(path: Path | None = None) -> NiqeParams:
+    """Read the pristine model from an .npz with mu_pris_param, cov_pris_param and gaussian_window.
+
+    None is BasicSR's file, which ships with this package (pure_jax/assets/niqe says under which licences); the figures
+    of papers rest on it.
 
     Raises:
         PureError: the file is missing, is not an .npz, or lacks an array of the right shape.
     """
+    path = path or Path(str(files("pure_jax") / "assets" / "niqe" / "niqe_pris_params.npz"))
     try:
         with np.load(path, allow_pickle=False) as arrays:
             params = NiqeParams(

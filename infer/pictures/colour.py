@@ -20,10 +20,22 @@ def wavelet_fix(image: np.ndarray, source: np.ndarray) -> np.ndarray:
     """
     image, source = _same_size(image, source)
     # high(image) + low(source) = image - low(image) + low(source), and the transform is linear: one pass is enough.
-    low = source - image
-    for level in range(WAVELET_LEVELS):
-        low = _blur(_blur(low, 2**level, axis=0), 2**level, axis=1)
-    return np.clip(image + low, 0.0, 1.0)
+    return np.clip(image + low_band(source - image), 0.0, 1.0)
+
+
+def low_band(image: np.ndarray, levels: int = WAVELET_LEVELS) -> np.ndarray:
+    """What is left of float32 [H, W, C], of any range, below the a-trous wavelets of so many levels: the same shape.
+
+    Level i blurs both axes with [1/4, 1/2, 1/4], taps 2**i pixels apart; the border is repeated outwards.
+    """
+    for level in range(levels):
+        image = _blur(_blur(image, 2**level, axis=0), 2**level, axis=1)
+    return image
+
+
+def high_band(image: np.ndarray, levels: int = WAVELET_LEVELS) -> np.ndarray:
+    """The sum of the a-trous wavelets of all levels: image = high_band(image) + low_band(image), see `low_band`."""
+    return image - low_band(image, levels)
 
 
 def adain_fix(image: np.ndarray, source: np.ndarray) -> np.ndarray:

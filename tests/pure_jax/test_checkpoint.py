@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -202,6 +203,27 @@ def truncate(name: str) -> Callable[[Path], None]:
     return edit
 
 
+def pipe(name: str) -> Callable[[Path], None]:
+    def edit(directory: Path) -> None:
+        (directory / name).unlink()
+        os.mkfifo(directory / name)
+
+    return edit
+
+
+def device(name: str) -> Callable[[Path], None]:
+    def edit(directory: Path) -> None:
+        (directory / name).unlink()
+        (directory / name).symlink_to("/dev/zero")
+
+    return edit
+
+
+def endless(name: str) -> Callable[[Path], None]:
+    """A sparse file: it takes no room on the disk."""
+    return lambda directory: os.truncate(directory / name, 2**40)
+
+
 HEAD = "lm_head.kernel"
 OTHER_TOKENIZER = tiny_tokenizer(65)[0].to_str()
 LARGER_TOKENIZER = tiny_tokenizer(64)[0].to_str().replace('"Ġ"', '"Ġ":600,"Ġunused"', 1)
@@ -212,6 +234,26 @@ BREAKAGES = {
     "no config": (replace("config.json", None), "config.json is missing"),
     "config is no JSON": (replace("config.json", "{,"), "config.json cannot be read as JSON"),
     "config is no text": (replace("config.json", b"\xff\xfe\x00"), "config.json cannot be read as JSON"),
+    "config is nested deep": (
+        replace("config.json", "[" * 100_000),
+        "config.json cannot be read as JSON: its brackets are nested too deep",
+    ),
+    "config is a pipe": (pipe("config.json"), "config.json cannot be read as JSON: it is no ordinary file"),
+    "config is a device": (device("config.json"), "config.json cannot be read as JSON: it is no ordinary file"),
+    "config is endless": (endless("config.json"), "config.json cannot be read as JSON: it has more than 64 MiB"),
+    "config without a size": (
+        edit_config(lambda c: c["vqgan"].pop("codebook_dim")),
+        "config.json: vqgan does not say codebook_dim;",
+    ),
+    "a billion layers": (
+        edit_config(lambda c: c["transformer"].update(num_layers=10**9)),
+        "num_layers is 1000000000, but it must be above 0 and at most 512",
+    ),
+    "the most layers": (
+        edit_config(lambda c: c["transformer"].update(num_layers=512)),
+        r"does not fit config.json: layers_10\S* is missing",
+    ),
+    "huge tiles": (edit_config(lambda c: c.update(tile_size=2**20)), "tile_size is 1048576, but .* at most 4,096"),
     "config is a list": (replace("config.json", "[]"), "config.json must hold a JSON object"),
     "unknown field": (edit_config(lambda c: c.update(colour=1)), "config.json has the unknown field 'colour'"),
     "unknown inner field": (
@@ -227,6 +269,17 @@ BREAKAGES = {
         "config.json: temperature is -1.0, but it must be in",
     ),
     "no tokenizer": (replace("tokenizer.json", None), "cannot read the tokenizer file .*tokenizer.json"),
+    "tokenizer is a pipe": (pipe("tokenizer.json"), "cannot read the tokenizer file .*: it is no ordinary file"),
+    "tokenizer is endless": (endless("tokenizer.json"), "cannot read the tokenizer file .*: it has more than 64 MiB"),
+    "tokenizer is nested deep": (replace("tokenizer.json", "[" * 100_000), "tokenizer.json is not a tokenizer file"),
+    "an id beyond all tables": (
+        replace("tokenizer.json", LARGER_TOKENIZER.replace(":600,", f":{10**12},")),
+        "tokenizer.json is not a tokenizer file",
+    ),
+    "a code beyond all numbers": (
+        replace("tokenizer.json", LARGER_TOKENIZER.replace('"Ġunused"', f'"IMGIMG{"B" * 5000}Z":601,"Ġunused"')),
+        "tokenizer.json: .* image code without a number",
+    ),
     "tokenizer is no tokenizer": (replace("tokenizer.json", "{}"), "tokenizer.json is not a tokenizer file"),
     "tokenizer without rules": (replace("tokenizer.json", NO_TOKENIZER), "tokenizer.json is not a tokenizer file"),
     "other codebook": (

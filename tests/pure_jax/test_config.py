@@ -17,6 +17,7 @@ from pure_jax.config import (
     TransformerConfig,
     VQGANConfig,
     from_dict,
+    tiny,
     to_dict,
 )
 from pure_jax.errors import PureError
@@ -63,10 +64,40 @@ def test_every_field_survives_json() -> None:
     assert from_dict(ModelConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 
-def test_absent_fields_take_their_defaults_and_whole_numbers_count_as_floats() -> None:
-    config = from_dict(ModelConfig, {"sampling": {"temperature": 1}, "text_length": None})
-    assert config == ModelConfig(sampling=SamplingConfig(temperature=1.0))
+def test_what_is_no_size_may_be_absent_and_whole_numbers_count_as_floats() -> None:
+    values = to_dict(tiny()) | {"sampling": {"temperature": 1}, "text_length": None}
+    for name in ("family", "tile_overlap", "colour_fix"):
+        del values[name]
+    for name in ("dropout", "scan_layers", "remat"):
+        del values["transformer"][name]
+    config = from_dict(ModelConfig, values)
+    assert config.sampling == SamplingConfig(temperature=1.0)
     assert isinstance(config.sampling.temperature, float)
+    assert config.transformer.dropout == TransformerConfig.dropout
+    assert config.vqgan == tiny().vqgan
+
+
+def test_a_whole_number_beyond_all_floats_is_out_of_range() -> None:
+    with pytest.raises(PureError, match="k_max is inf"):
+        from_dict(ModelConfig, {"sampling": {"k_max": 10**400}})
+
+
+SIZES = [
+    path
+    for path in flatten_dict(to_dict(tiny()))
+    if path[0] in ("transformer", "vqgan", "tile_size", "codes_per_grid")
+    and path[-1] not in ("dropout", "scan_layers", "remat")
+]
+
+
+@pytest.mark.parametrize("path", [*SIZES, ("transformer",), ("vqgan",)], ids=".".join)
+def test_an_absent_size_is_no_default_but_a_mistake(path: tuple[str, ...]) -> None:
+    values = json.loads(json.dumps(to_dict(tiny())))
+    section = values if len(path) == 1 else values[path[0]]
+    del section[path[-1]]
+    where = ": ".join(["config.json", *path[:-1]])
+    with pytest.raises(PureError, match=f"^{where} does not say {path[-1]};"):
+        from_dict(ModelConfig, values)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +113,7 @@ def test_absent_fields_take_their_defaults_and_whole_numbers_count_as_floats() -
         ({"transformer": {"swin_norm": 1}}, "swin_norm is 1"),
         ({"transformer": {"dropout": "0.1"}}, "dropout is '0.1'"),
         ({"transformer": {"dropout": False}}, "dropout is False"),
+        ({"transformer": {"num_layers": 1e9}}, "num_layers is 1000000000.0, but the type must be int"),
         ({"vqgan": {"channel_multipliers": 4}}, "channel_multipliers is 4, but a list is needed"),
         ({"vqgan": {"channel_multipliers": [1, "2"]}}, "channel_multipliers is '2'"),
         ({"text_length": "24"}, "text_length is '24'"),
@@ -100,6 +132,9 @@ def test_wrong_json_is_named(values: Any, message: str) -> None:
         *((TransformerConfig, {name: bad}) for name in ("vocab_size", "num_layers", "num_kv_heads") for bad in (0, -1)),
         *((TransformerConfig, {name: bad}) for name in ("rms_norm_eps", "rope_theta") for bad in (0.0, NAN, INF)),
         *((TransformerConfig, {"dropout": bad}) for bad in (-0.1, 1.0, NAN)),
+        *((TransformerConfig, {name: 10**9}) for name in ("vocab_size", "hidden_size", "num_layers", "head_dim")),
+        *((VQGANConfig, {name: 2**30}) for name in ("channels", "num_res_blocks", "codebook_dim", "codebook_size")),
+        *((VQGANConfig, {"channel_multipliers": bad}) for bad in ((1,) * 64, (2**30,))),
         (TransformerConfig, {"num_heads": 30}),
         (TransformerConfig, {"num_kv_heads": 12}),
         (TransformerConfig, {"model_parallel_size": 3}),
@@ -116,7 +151,8 @@ def test_wrong_json_is_named(values: Any, message: str) -> None:
         *((SamplingConfig, {"k_max": bad}) for bad in (0.5, 2e6, NAN)),
         *((SamplingConfig, {"entropy_center": bad}) for bad in (-1.0, 101.0, NAN)),
         *((SamplingConfig, {"max_text_tokens": bad}) for bad in (-1, 8193)),
-        *((ModelConfig, {"tile_size": bad}) for bad in (0, 16, 500)),
+        *((ModelConfig, {"tile_size": bad}) for bad in (0, 16, 500, 2**20)),
+        (ModelConfig, {"text_length": 2**20}),
         (ModelConfig, {"codes_per_grid": 0}),
         (ModelConfig, {"text_length": 0}),
     ],

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import pure_jax.model
+import pure_jax.vqgan
 from pure_jax.config import SamplingConfig
 from pure_jax.errors import PureError
 from pure_jax.infer.decoding.generate import generate
@@ -36,6 +38,19 @@ def test_decode_gives_a_stride_of_pixels_per_code(model: Model) -> None:
     codes = np.random.default_rng(0).integers(0, 64, (4, 6))
     image = model.decode(codes)
     assert image.shape == (16, 24, 3) and image.dtype == np.uint8 and image.std() > 1.0
+
+
+def test_a_batch_too_large_to_compute_together_is_computed_in_parts(model: Model, monkeypatch) -> None:
+    images, sizes = pixels(3, 16, 24, 3), []
+
+    def encode(vqgan: Any, params: Any, part: np.ndarray) -> np.ndarray:
+        sizes.append(len(part))
+        return part[..., ::4, ::4, 0]
+
+    monkeypatch.setattr(pure_jax.model, "encode_images", encode)
+    monkeypatch.setattr(pure_jax.vqgan, "MAX_ACTIVATION", 2 * 16 * 24 * model.config.vqgan.channels)
+    np.testing.assert_array_equal(model.encode(images), images[:, ::4, ::4, 0])
+    assert sizes == [2, 1]
 
 
 def test_a_batch_is_its_pictures_one_by_one(model: Model) -> None:

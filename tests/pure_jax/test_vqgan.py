@@ -12,8 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from pure_jax.config import VQGANConfig
-from pure_jax.vqgan import VQGAN, Downsample, Norm, Upsample, VectorQuantizer, from_pixels, to_pixels
+import pure_jax.vqgan
+from pure_jax.config import VQGANConfig, demo
+from pure_jax.model import decode_codes, encode_images
+from pure_jax.vqgan import (
+    VQGAN,
+    AttentionBlock,
+    Downsample,
+    Norm,
+    Upsample,
+    VectorQuantizer,
+    fitting,
+    from_pixels,
+    to_pixels,
+)
 
 TINY = VQGANConfig(
     channels=4, channel_multipliers=(1, 2), num_res_blocks=1, latent_channels=4, codebook_size=16, num_groups=2
@@ -163,6 +175,71 @@ def test_the_gradient_passes_the_quantiser_straight_through() -> None:
     # Measured 3.8e-6, of 5.
     jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=8e-6), got["quant_conv"], wanted["quant_conv"])
     assert not np.any(got["quantizer"]["codebook"])
+
+
+# ---- large pictures ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [2 * 35 * 3 + 5, 1])  # 3 of 35 queries, 13 of 70 vectors at a time; one by one
+def test_attention_and_search_in_blocks_give_the_same_result(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    x = np.random.default_rng(1).normal(size=(2, 5, 7, 4)).astype(np.float32)
+    attention, search = AttentionBlock(TINY), VectorQuantizer(dataclasses.replace(TINY, codebook_dim=4))
+    params = jax.tree.map(lambda p: p + 0.1, attention.init(jax.random.key(0), x))
+    codebook = {"params": {"codebook": np.random.default_rng(2).normal(size=(16, 4)).astype(np.float32)}}
+
+    def results() -> tuple[Any, Any]:
+        return attention.apply(params, x), search.apply(codebook, x, method="nearest")
+
+    at_once, codes = results()
+    monkeypatch.setattr(pure_jax.vqgan, "MAX_MATRIX", limit)
+    in_blocks, codes_in_blocks = results()
+    np.testing.assert_allclose(in_blocks, at_once, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(codes_in_blocks, codes)
+
+
+def test_strips_give_the_same_result(params: dict) -> None:
+    image = np.random.default_rng(1).uniform(-1, 1, (2, 22, 6, 3)).astype(np.float32)
+    codes = np.random.default_rng(1).integers(0, 16, (2, 11, 3))
+
+    @partial(jax.jit, static_argnames="model")
+    def results(params: dict, model: Any) -> list[jax.Array]:
+        inputs = {"latents": image, "decode": codes}
+        return [model.apply({"params": params}, x, method=method) for method, x in inputs.items()]
+
+    for strips, whole in zip(results(params, VQGAN(TINY, 5)), results(params, VQGAN(TINY)), strict=True):
+        np.testing.assert_allclose(strips, whole, rtol=0, atol=1e-5)  # measured 3e-6
+
+
+def test_parameters_do_not_depend_on_the_strips() -> None:
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    init = partial(jax.eval_shape, VQGAN(TINY, strip_rows=4).init, jax.random.key(0))
+    assert init(image)["params"] == shapes(TINY)
+
+
+def memory(config: VQGANConfig, height: int, width: int) -> list[int]:
+    """Bytes that encoding and decoding one picture take beside parameters, input and output."""
+    (model, _), tree = fitting(config, height, width), shapes(config)
+    pixels = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
+    codes = jax.ShapeDtypeStruct((1, height // config.stride, width // config.stride), jnp.int32)
+    compiled = (encode_images.lower(model, tree, pixels).compile(), decode_codes.lower(model, tree, codes).compile())
+    return [program.memory_analysis().temp_size_in_bytes for program in compiled]
+
+
+def test_memory_of_a_photo_does_not_hold_attention_between_all_positions() -> None:
+    assert max(memory(demo().vqgan, 768, 1024)) < 2e9  # one matrix of all weights would be 9.7e9
+
+
+@pytest.mark.slow
+def test_memory_of_4_million_pixels_stays_under_4_gigabytes() -> None:
+    assert max(memory(VQGANConfig(), 2048, 2048)) < 4e9  # measured 3.4e9; computed whole 15e9
+
+
+def test_only_large_pictures_are_computed_in_strips_and_small_ones_together() -> None:
+    config = VQGANConfig()
+    assert fitting(config, 512, 512) == (VQGAN(config), 2)
+    (large, most), (small, many) = fitting(config, 1024, 520), fitting(config, 64, 64)
+    assert large.strip_rows and most == 1
+    assert small.strip_rows is None and many == 128
 
 
 def test_pixels_are_truncated_and_clamped() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -96,9 +97,9 @@ def test_every_step_left_its_files(home):
         assert samples.size == (8 * 16, 2 * 16)
     records = load_records(home / "records.npz")
     assert len(records) == 16
-    assert records.captions == ["Some spots of colour."] * 2  # of the train split
+    assert records.captions == ["Some spots of colour."]
     thresholds = json.loads((home / "lm" / "thresholds.json").read_text())
-    assert thresholds["n"] == 16 and thresholds["kind"] == "params"
+    assert thresholds["kind"] == "params" and len(thresholds["blur"]) == len(thresholds["noise"]) == 2
 
 
 def test_finished_runs_stay_as_they_are(home):
@@ -133,6 +134,62 @@ def test_export_names_what_it_cannot_use(home, options, match):
     with pytest.raises(PureError, match=match):
         Export(home / "other", preset="mini", **paths).run()
     assert not (home / "other").exists()
+
+
+def tell(capsys, *arguments: object) -> str:
+    """What `pure train` says in one sentence when it ends with status 2."""
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", *map(str, arguments)])
+    assert exit_.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("pure: error: ")
+    return lines[0]
+
+
+@pytest.fixture
+def files(home):
+    return ["--records", home / "records.npz", "--tokenizer", home / "tokenizer.json", "--vqgan", home / "vqgan"]
+
+
+FEW = ["--preset", "mini", "--batch", 2, "--optimiser.warmup-steps", 1]
+
+
+def test_a_run_of_other_options_is_refused_unless_they_may_change(home, files, capsys):
+    out = ["--out", shutil.copytree(home / "lm", home / "other")]
+    for option, words in (
+        (["--optimiser.learning-rate", 1e-3], "train.optimiser.learning_rate 0.0004, not 0.001;"),
+        (["--seed", 1], "train.seed 0, not 1;"),
+        (["--preset", "tiny"], "model."),
+    ):
+        assert words in tell(capsys, "lm", *files, *out, *FEW, "--steps", 2, *option)
+    main(["train", "lm", *map(str, [*files, *out, *FEW, "--steps", 2, "--seed", 1, "--allow-change"])])
+    capsys.readouterr()
+    assert "is at step 2 already" in tell(capsys, "lm", *files, *out, *FEW, "--steps", 1, "--seed", 1)
+
+
+def test_options_that_only_the_files_can_tell_wrong(home, files, capsys):
+    photos = ["--photos", home / "photos", "--preset", "mini"]
+    small = ["--discriminator-width", 16, "--discriminator-layers", 1]
+    for words, arguments in (
+        ("save_every is 0", ["lm", *files, *FEW, "--steps", 2, "--save-every", 0]),
+        ("crop of 15 pixels is no multiple", ["vqgan", *photos, *small, "--crop", 15]),
+        ("the seed is -1", ["records", *photos, "--vqgan", home / "vqgan", "--seed", -1]),
+    ):
+        out = home / f"never-{arguments[0]}"
+        assert words in tell(capsys, *arguments, "--out", out)
+        assert not out.is_file() and not list(out.glob("checkpoints/*"))
+
+
+def test_an_out_where_nothing_can_be_made_is_one_sentence(home, files, capsys):
+    photos = ["--photos", home / "photos", "--preset", "mini"]
+    (home / "file").touch()
+    for arguments in (
+        ["tokenizer", *photos],
+        ["vqgan", *photos, "--crop", 16, "--discriminator-width", 16, "--discriminator-layers", 1],
+        ["records", *photos, "--vqgan", home / "vqgan"],
+        ["lm", *files, *FEW],
+    ):
+        assert "inside' cannot be written (" in tell(capsys, *arguments, "--out", home / "file" / "inside")
 
 
 @pytest.mark.parametrize("command", ["tokenizer", "vqgan", "records"])

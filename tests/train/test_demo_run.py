@@ -37,8 +37,8 @@ def run(photos, tmp_path_factory):
     """A finished run, interrupted once by its time in the middle of the language model."""
     out = tmp_path_factory.mktemp("runs") / "demo"
     begun = DemoRun(photos, out, RECIPE)
-    begun.check_recipe()
-    assert begun.tokenizer() and begun.vqgan()
+    with begun.folder():
+        assert begun.tokenizer() and begun.vqgan()
     with pytest.raises(TimeIsUp, match="language_model"):
         replace(begun, deadline=time.monotonic()).run("pure train demo --hours 0.001")
     begun.run("pure train demo")
@@ -95,5 +95,11 @@ def test_a_run_of_another_recipe_is_refused(photos, run):
 
 
 def test_more_steps_are_no_other_recipe(photos, run):
-    DemoRun(photos, run, replace(RECIPE, lm=replace(RECIPE.lm, steps=9))).check_recipe()
-    DemoRun(photos, run, RECIPE).check_recipe()
+    for steps in (9, RECIPE.lm.steps):
+        with DemoRun(photos, run, replace(RECIPE, lm=replace(RECIPE.lm, steps=steps))).folder():
+            pass
+
+
+def test_two_runs_in_one_folder_are_refused(photos, run):
+    with DemoRun(photos, run, RECIPE).folder(), pytest.raises(PureError, match="another run is writing"):
+        DemoRun(photos, run, RECIPE).run("pure train demo")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
+from pathlib import Path
 
 import flax
 import jax
@@ -15,6 +17,7 @@ from jax import Array
 
 from pure_jax.errors import PureError
 from pure_jax.train.loop import batches, checkpoint_manager, newest_step, newest_tree, train
+from tests.disk import files_limited_to
 
 
 @flax.struct.dataclass
@@ -148,7 +151,8 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, other):
 def test_a_directory_without_checkpoints_is_refused(tmp_path):
     with pytest.raises(PureError, match="holds no checkpoints"):
         newest_tree(tmp_path)
-    checkpoint_manager(tmp_path).close()
+    with checkpoint_manager(tmp_path):
+        pass
     with pytest.raises(PureError, match="no finished checkpoint yet"):
         newest_tree(tmp_path)
 
@@ -162,3 +166,86 @@ def test_a_deadline_ends_the_run_with_a_checkpoint_and_the_rest_follows(tmp_path
 
 def test_the_newest_step_of_no_run_is_0(tmp_path):
     assert newest_step(tmp_path) == 0
+
+
+# ---- what disks do -------------------------------------------------------------------------------------------------
+
+
+def cut_short(folder: Path) -> None:
+    file = folder / "default" / "manifest.ocdbt"
+    file.write_bytes(file.read_bytes()[:20])
+
+
+def flip_numbers(folder: Path) -> None:
+    file = max((folder / "default" / "ocdbt.process_0" / "d").iterdir(), key=lambda file: file.stat().st_size)
+    file.write_bytes(bytes(byte ^ 0x55 for byte in file.read_bytes()))
+
+
+def lose_the_names(folder: Path) -> None:
+    (folder / "default" / "_METADATA").unlink()
+
+
+def lose_everything(folder: Path) -> None:
+    shutil.rmtree(folder / "default")
+
+
+DAMAGES = [cut_short, flip_numbers, lose_the_names, lose_everything]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax drops its other reads
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path, caplog, damage):
+    start = Walk(START.step, jnp.asarray(np.random.default_rng(0).normal(size=(1000, 3))))  # a file of its own on disk
+    whole = train(start, walk, numbers, steps=6, directory=tmp_path / "whole", save_every=2)
+    train(start, walk, numbers, steps=4, directory=tmp_path / "hurt", save_every=2)
+    damage(tmp_path / "hurt" / "checkpoints" / "4")
+    assert int(newest_tree(tmp_path / "hurt")["step"]) == 2
+    assert "4 cannot be read" in caplog.text and "whole is that of step 2" in caplog.text
+    again = train(start, walk, numbers, steps=6, directory=tmp_path / "hurt", save_every=2)
+    assert_equal(again, whole)
+    with checkpoint_manager(tmp_path / "hurt") as manager:
+        assert manager.all_steps() == [4, 6]
+    assert (tmp_path / "hurt" / "damaged-4").is_dir()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_run_without_a_whole_checkpoint_is_refused_and_kept(tmp_path):
+    train(START, walk, numbers, steps=4, directory=tmp_path, save_every=2)
+    for step in ("2", "4"):
+        lose_the_names(tmp_path / "checkpoints" / step)
+    for attempt in (lambda: newest_tree(tmp_path), lambda: train(START, walk, numbers, steps=6, directory=tmp_path)):
+        with pytest.raises(PureError, match="no checkpoint in .* can be read"):
+            attempt()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_stops_the_run_in_words_and_costs_no_checkpoint(tmp_path):
+    start = Walk(START.step, jnp.asarray(np.random.default_rng(0).normal(size=(20_000, 3))))
+    whole = train(start, walk, numbers, steps=4, directory=tmp_path / "whole", save_every=2)
+    train(start, walk, numbers, steps=2, directory=tmp_path / "full", save_every=2)
+    with files_limited_to(50_000), pytest.raises(PureError, match="checkpoint of step 4 cannot .* make room"):
+        train(start, walk, numbers, steps=4, directory=tmp_path / "full", save_every=2)
+    assert int(newest_tree(tmp_path / "full")["step"]) == 2
+    assert_equal(train(start, walk, numbers, steps=4, directory=tmp_path / "full", save_every=2), whole)
+
+
+def test_metrics_that_cannot_be_written_stop_the_run_in_words(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(PureError, match="metrics.jsonl' cannot be written .* make room"):
+        train(START, walk, numbers, steps=2, directory=tmp_path)
+
+
+# ---- options -------------------------------------------------------------------------------------------------------
+
+
+def test_fewer_steps_than_the_run_has_are_refused(tmp_path):
+    train(START, walk, numbers, steps=4, directory=tmp_path)
+    with pytest.raises(PureError, match="is at step 4 already; give --steps 4 or more, or a new --out"):
+        train(START, walk, numbers, steps=2, directory=tmp_path)
+
+
+def test_a_checkpoint_every_no_steps_is_refused(tmp_path):
+    with pytest.raises(PureError, match="save_every is 0"):
+        train(START, walk, numbers, steps=2, directory=tmp_path / "run", save_every=0)
+    assert not (tmp_path / "run").exists()

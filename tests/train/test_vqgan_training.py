@@ -18,7 +18,9 @@ from pure_jax.train.data.photos import Photo
 from pure_jax.train.discriminator import PatchDiscriminator
 from pure_jax.train.vqgan import (
     assignment_entropy,
+    codebook_loss,
     codebook_usage,
+    commitment_loss,
     crops_at,
     fill_codebook,
     init_state,
@@ -147,6 +149,17 @@ def test_entropy_prefers_decided_positions_and_many_codes():
     spread, collapsed = assignment_entropy(codebook, codebook), assignment_entropy(codebook[:1].repeat(8, 0), codebook)
     assert float(spread) == pytest.approx(-np.log(8), abs=1e-3)
     assert float(collapsed) == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize(("loss", "moved"), [(codebook_loss, 1), (commitment_loss, 0)])
+def test_codebook_loss_moves_the_codes_and_commitment_loss_the_latents(loss, moved):
+    z, e = np.random.default_rng(0).normal(size=(2, 5, 8)).astype(np.float32)
+    assert float(loss(z, e)) == pytest.approx(np.square(z - e).mean(), rel=1e-5)
+    gradients = jax.grad(loss, argnums=(0, 1))(z, e)
+    wanted = [2 * (z - e) / z.size, 2 * (e - z) / z.size]
+    wanted[1 - moved] *= 0
+    for gradient, right in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(gradient, right, rtol=1e-5, atol=1e-7)
 
 
 def test_metrics_are_those_of_the_state_before_the_update(start, step_fn, forward, critic):

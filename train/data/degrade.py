@@ -7,14 +7,16 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from pure_jax.errors import PureError
-from pure_jax.files import replacing
+from pure_jax.files import scratch
 from pure_jax.train.data.degradation import PRESETS, DegradationConfig, degrade
 from pure_jax.train.data.labels import (
     PARAMS_THRESHOLDS,
@@ -25,6 +27,9 @@ from pure_jax.train.data.labels import (
     twin_scores,
 )
 
+FOLDERS = ("gt", "lq")
+STAGING = ".partial"
+"""Where the pairs lie until all are made."""
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 logger = logging.getLogger(__name__)
@@ -41,15 +46,18 @@ def degrade_folder(
     split: str | None = None,
     names: Collection[str] | None = None,
     limit: int | None = None,
+    overwrite: bool = False,
 ) -> int:
     """Degrade the photos of a folder, in the order of their names, and return how many pairs were written.
 
     Writes `gt/<stem>.png`, `lq/<stem>.png` and `pairs.jsonl` (file, seed, caption, scores, levels, draws) into
-    `destination`, each file whole or not at all. The centre is kept: a square of `crop` pixels, or all but what exceeds
-    multiples of `scale`. With `split`, only the photos that `captions.jsonl` in `source` puts there; with `names`, only
-    those files of them. `limit` is the largest number of photos read. A photo that cannot be read, or is too small, is
-    skipped with a warning.
-    Raises PureError for arguments out of range, a folder without photos, or if no pair could be made.
+    `destination`, all of them or nothing. Pairs of an earlier call would be measured together with the new ones: so
+    the folder must be empty, or `overwrite` be set, which removes what its `pairs.jsonl` lists. The centre is kept: a
+    square of `crop` pixels, or all but what exceeds multiples of `scale`. With `split`, only the photos that
+    `captions.jsonl` in `source` puts there; with `names`, only those files of them. `limit` is the largest number of
+    photos read. A photo that cannot be read, or is too small, is skipped with a warning.
+    Raises PureError for arguments out of range, a folder without photos, a destination that is not empty or cannot be
+    written, or if no pair could be made.
     """
     if preset not in PRESETS:
         raise PureError(f'there is no preset "{preset}"; choose one of {", ".join(PRESETS)}')
@@ -59,7 +67,7 @@ def degrade_folder(
         raise PureError(f"the crop of {crop} pixels is not a positive multiple of the scale {scale}")
     if limit is not None and limit < 1:
         raise PureError(f"the limit is {limit} photos; choose 1 or more")
-    captions = _read_captions(source)
+    captions = _read_rows(source / "captions.jsonl")
     photos = _list_photos(source, captions, split)
     if names is not None:
         missing = sorted(set(names) - {photo.name for photo in photos})
@@ -67,33 +75,63 @@ def degrade_folder(
             raise PureError(f"{source} has no photo {missing[0]!r} of that split; mend the list of names")
         photos = [photo for photo in photos if photo.name in set(names)]
     photos = photos[:limit]
-    records = []
+    old = _files_to_replace(destination, overwrite)
+    staging, existed = destination / STAGING, destination.exists()
     try:
-        for folder in ("gt", "lq"):
-            (destination / folder).mkdir(parents=True, exist_ok=True)
-        for photo in photos:
-            try:
-                gt = _read_photo(photo, scale, crop)
-            except Exception as error:  # broken files make Pillow raise OSError, SyntaxError, struct.error and more
-                logger.warning("skipped %s: %s", photo, error)
-                continue
-            lq, record = _make_pair(gt, photo.name, seed, PRESETS[preset], scale)
-            for folder, image in (("gt", gt), ("lq", lq)):
-                with replacing(destination / folder / f"{photo.stem}.png") as beside:
-                    Image.fromarray(image).save(beside, format="PNG")
-            caption = captions.get(photo.name, {}).get("caption")
-            records.append({"file": photo.name, **({"caption": caption} if caption else {}), **record})
-        if not records:
-            raise PureError(f"none of the {len(photos)} photos in {source} could be used; the warnings above say why")
-        with replacing(destination / "pairs.jsonl") as beside:
-            beside.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        with scratch(staging, destination):
+            records = _write_pairs(staging, photos, PRESETS[preset], scale, seed, crop, captions)
+            if not records:
+                raise PureError(
+                    f"none of the {len(photos)} photos in {source} could be used; the warnings above say why"
+                )
+            for file in old:
+                file.unlink(missing_ok=True)
+            for folder in FOLDERS:
+                (destination / folder).mkdir(exist_ok=True)
+                for file in (staging / folder).iterdir():
+                    os.replace(file, destination / folder / file.name)
+            os.replace(staging / "pairs.jsonl", destination / "pairs.jsonl")
     except OSError as error:
         raise PureError(
             f"cannot write into {destination} ({error.strerror or error}); choose another folder"
         ) from error
+    finally:
+        if not existed:
+            for made in (*(destination / folder for folder in FOLDERS), destination):
+                with suppress(OSError):  # not empty: all went well
+                    made.rmdir()
     if len(records) < len(photos):
         logger.warning("%d of %d photos were skipped", len(photos) - len(records), len(photos))
     return len(records)
+
+
+def _write_pairs(
+    directory: Path,
+    photos: Sequence[Path],
+    config: DegradationConfig,
+    scale: int,
+    seed: int,
+    crop: int | None,
+    captions: Mapping[str, dict],
+) -> list[dict]:
+    """Fill an empty directory; returns the rows of its pairs.jsonl."""
+    for folder in FOLDERS:
+        (directory / folder).mkdir()
+    records = []
+    for photo in photos:
+        try:
+            gt = _read_photo(photo, scale, crop)
+        except Exception as error:  # broken files make Pillow raise OSError, SyntaxError, struct.error and more
+            logger.warning("skipped %s: %s", photo, error)
+            continue
+        lq, record = _make_pair(gt, photo.name, seed, config, scale)
+        for folder, image in zip(FOLDERS, (gt, lq), strict=True):
+            Image.fromarray(image).save(directory / folder / f"{photo.stem}.png", format="PNG")
+        caption = captions.get(photo.name, {}).get("caption")
+        records.append({"file": photo.name, **({"caption": caption} if caption else {}), **record})
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (directory / "pairs.jsonl").write_text(lines, encoding="utf-8")
+    return records
 
 
 def photo_seed(seed: int, name: str) -> int:
@@ -120,16 +158,31 @@ def _make_pair(gt: np.ndarray, name: str, seed: int, config: DegradationConfig, 
     }
 
 
-def _read_captions(source: Path) -> dict[str, dict]:
-    """Rows of `captions.jsonl` by file name; empty without that file."""
-    path = source / "captions.jsonl"
+def _files_to_replace(destination: Path, overwrite: bool) -> list[Path]:
+    """The files of the pairs that are there already, their list last; no other file may stand among the pictures."""
+    there = {path.name for path in destination.iterdir()} - {STAGING} if destination.is_dir() else set()
+    if not there:
+        return []
+    if not overwrite:
+        raise PureError(f"{destination} is not empty; name a new folder, or replace the pairs in it with --overwrite")
+    pairs = destination / "pairs.jsonl"
+    stems = {Path(name).stem for name in _read_rows(pairs)}
+    old = [destination / folder / f"{stem}.png" for stem in stems for folder in FOLDERS]
+    others = {path for folder in FOLDERS for path in (destination / folder).glob("*.png")} - set(old)
+    if others:
+        raise PureError(f"{min(others)} is not of the pairs that {pairs.name} lists; remove it or name a new folder")
+    return [*old, pairs]
+
+
+def _read_rows(path: Path) -> dict[str, dict]:
+    """Rows of a JSON-lines file by their "file"; empty without it."""
     if not path.is_file():
         return {}
     rows = {}
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
             row = json.loads(line)
-            rows[row["file"]] = row
+            rows[os.fspath(row["file"])] = row
         except (ValueError, KeyError, TypeError) as error:
             raise PureError(f'{path} line {number} is no JSON object with a "file"; mend or remove the line') from error
     return rows

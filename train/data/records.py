@@ -23,7 +23,7 @@ from PIL import Image
 
 from pure_jax.config import ModelConfig
 from pure_jax.errors import PureError
-from pure_jax.files import replacing
+from pure_jax.files import replacing, require_writable
 from pure_jax.model import encode_images
 from pure_jax.train.data.degradation import REAL_ESRGAN, degrade
 from pure_jax.train.data.labels import blur_score, noise_score
@@ -92,19 +92,24 @@ def build_records(
     words: the caption of a tile, from its HQ pixels uint8 [tile, tile, 3]; by default the caption of its photo.
 
     Raises:
-        PureError: `regions` is below 1.
+        PureError: `regions` is below 1, or `seed` below 0.
     """
     if regions < 1:
         raise PureError(f"{regions} regions give no records; ask for 1 or more with --regions")
+    if seed < 0:
+        raise PureError(f"the seed is {seed}, but it must be 0 or more")
     vqgan, params = VQGAN(config.vqgan), jax.device_put(vqgan_params)
     rows = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         made = pool.map(lambda index: region_at(photos, config.tile_size, seed, index), range(first, first + regions))
-        for done, (lq, hq, blur, noise, photo) in enumerate(made, 1):
-            codes = np.asarray(encode_images(vqgan, params, np.concatenate([lq, hq]))).astype(np.uint16)
-            said = [words(tile) for tile in hq] if words else [photos[photo].caption] * len(hq)
-            rows.append((codes[: len(lq)], codes[len(lq) :], [blur] * len(hq), [noise] * len(hq), said))
-            progress(done)
+        try:
+            for done, (lq, hq, blur, noise, photo) in enumerate(made, 1):
+                codes = np.asarray(encode_images(vqgan, params, np.concatenate([lq, hq]))).astype(np.uint16)
+                said = [words(tile) for tile in hq] if words else [photos[photo].caption] * len(hq)
+                rows.append((codes[: len(lq)], codes[len(lq) :], [blur] * len(hq), [noise] * len(hq), said))
+                progress(done)
+        finally:
+            pool.shutdown(cancel_futures=True)  # an interruption need not wait for all regions
     lq_codes, hq_codes, blurs, noises, said = (list(column) for column in zip(*rows, strict=True))
     captions, caption = np.unique(np.concatenate(said), return_inverse=True)
     return Records(
@@ -119,7 +124,7 @@ def build_records(
 
 def save_records(path: Path, records: Records) -> None:
     """Write beside and rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(path)
     with replacing(path) as beside, beside.open("wb") as file:
         np.savez_compressed(file, **vars(records) | {"captions": np.array(records.captions)})
 
@@ -135,9 +140,9 @@ def load_records(path: Path) -> Records:
             arrays = dict(file)
             return Records(**arrays | {"captions": arrays["captions"].tolist()})
     except FileNotFoundError as error:
-        raise PureError(f"{path} does not exist; make it with `python -m train records`") from error
+        raise PureError(f"{path} does not exist; make it with `pure train records`") from error
     except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile, zlib.error) as error:
-        raise PureError(f"{path} is not a records file; make it again with `python -m train records`") from error
+        raise PureError(f"{path} is not a records file; make it again with `pure train records`") from error
 
 
 class RecordRounds:

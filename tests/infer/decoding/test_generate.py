@@ -14,6 +14,7 @@ from pure_jax.errors import PureError
 from pure_jax.infer.contract import override
 from pure_jax.infer.decoding.generate import Answer, _fitting_batch, generate
 from pure_jax.model import Model
+from pure_jax.sequence import answer_text_ids
 from tests.models import tiny_model
 
 PICTURES, HEIGHT, WIDTH = 5, 8, 8
@@ -98,6 +99,16 @@ def test_a_forced_prefix_opens_every_text(model, codes):
     for answer in generate(model, codes[:2], text_prefix="Hm.", batch=1):
         assert answer.text.startswith("Hm. ")
         assert len(answer.text) > len("Hm. ")  # and the model goes on
+
+
+@pytest.mark.parametrize("prefix", ["", "Hm."])
+def test_a_text_may_be_as_long_as_its_prefix(model, codes, prefix):
+    length = len(answer_text_ids(model.tokenizer, model.vocabulary, prefix))
+    sampling = replace(model.config.sampling, max_text_tokens=length)
+    [answer] = generate(model, codes[:1], sampling=sampling, text_prefix=prefix, batch=1)
+    assert answer.text == prefix
+    with pytest.raises(PureError, match=rf"more than max_text_tokens \({length}\)"):
+        generate(model, codes[:1], sampling=sampling, text_prefix=f"{prefix} Hm.", batch=1)
 
 
 def test_the_faithful_path_answers_too(model, codes):

@@ -229,6 +229,16 @@ def test_a_model_that_never_opens_the_image_is_cut_off_and_says_so(model: Model,
     np.testing.assert_array_equal(rows(endless, state).codes[1], expected.codes)
 
 
+def test_without_a_text_phase_the_picture_comes_at_once(model: Model, prompts: np.ndarray) -> None:
+    config = dataclasses.replace(model.config.sampling, max_text_tokens=0)
+    silent = dataclasses.replace(model, config=dataclasses.replace(model.config, sampling=config))
+    state = start(silent, prompts)
+    assert state.text.shape == (BATCH, 0)
+    assert state.opened.tolist() == [True, False, False]  # the first prompt's end is what the model opens after
+    expected = plain_answer(silent, prompts[1], 1, SEED, GRID)
+    np.testing.assert_array_equal(rows(silent, state).codes[1], expected.codes)
+
+
 def test_opening_right_at_the_limit_counts_as_opened(model: Model, prompts: np.ndarray) -> None:
     chain = text_ids(model, BUDGET)
     last = model.vocabulary.separator

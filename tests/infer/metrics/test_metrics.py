@@ -1,6 +1,8 @@
 """PSNR, SSIM and NIQE against scikit-image, scipy and Pillow, and against published behaviour."""
 
+import hashlib
 import io
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +93,22 @@ def test_halving_equals_pillow_inside_and_mirrors_at_the_edge() -> None:
 
 
 @pytest.fixture(scope="module")
-def niqe_params(shared_data: Path) -> NiqeParams:
-    return load_niqe_params(shared_data / "metrics" / "niqe_pris_params.npz")
+def niqe_params() -> NiqeParams:
+    return load_niqe_params()
+
+
+def test_the_pristine_model_that_ships_is_the_published_one(shared_data: Path, niqe_params: NiqeParams) -> None:
+    published = load_niqe_params(shared_data / "metrics" / "niqe_pris_params.npz")
+    for name in ("mean", "covariance", "window"):
+        np.testing.assert_array_equal(getattr(niqe_params, name), getattr(published, name))
+
+
+def test_the_pristine_model_ships_with_its_source_and_licences() -> None:
+    folder = Path(str(files("pure_jax") / "assets" / "niqe"))
+    content = {name: (folder / name).read_text(encoding="utf-8") for name in ("README.md", "LICENSE", "NOTICE")}
+    assert "BasicSR" in content["README.md"] and "Apache License" in content["LICENSE"]
+    assert hashlib.sha256((folder / "niqe_pris_params.npz").read_bytes()).hexdigest() in content["README.md"]
+    assert "The University of Texas at Austin" in content["NOTICE"]
 
 
 def damaged(image: Image.Image) -> dict[str, Image.Image]:

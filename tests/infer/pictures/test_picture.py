@@ -8,6 +8,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,15 @@ from PIL import Image, ImageOps
 
 from pure_jax.errors import PureError
 from pure_jax.infer.pictures import picture as picture_module
-from pure_jax.infer.pictures.picture import Picture, check_output, from_image, read_picture, to_image, write_image
+from pure_jax.infer.pictures.picture import (
+    Picture,
+    as_picture,
+    check_output,
+    from_image,
+    read_picture,
+    to_image,
+    write_image,
+)
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (20, 24, 3), dtype=np.uint8)
@@ -51,6 +60,41 @@ def refused(path: Path) -> str:
     message = str(caught.value)
     assert path.name in message and "\n" not in message
     return message
+
+
+# --- what holds a photo ---
+
+
+def test_a_path_an_image_an_array_and_a_picture_are_the_same_photo(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(RGB).save(path)
+    kinds = [path, str(path), Image.open(path), RGB, RGB[::-1][::-1], Picture(RGB)]
+    assert all((as_picture(photo).rgb == RGB).all() for photo in kinds)
+
+
+def test_arrays_may_be_grey_or_have_alpha() -> None:
+    assert as_picture(GREY).grey and (as_picture(GREY).rgb == GREY[..., None]).all()
+    picture = as_picture(np.dstack([RGB, GREY]))
+    assert picture.alpha is not None and (picture.alpha == GREY).all() and (picture.rgb == RGB).all()
+
+
+@pytest.mark.parametrize(
+    ("photo", "found"),
+    [
+        (RGB / 255, "float64 [20, 24, 3]"),
+        (RGB.astype(np.uint16), "uint16 [20, 24, 3]"),
+        (RGB[None], "uint8 [1, 20, 24, 3]"),
+        (RGB[..., :2], "uint8 [20, 24, 2]"),
+        (RGB[:, :0], "uint8 [20, 0, 3]"),
+        (RGB.tolist(), "of type list"),
+        (None, "of type NoneType"),
+    ],
+)
+def test_what_is_no_photo_is_refused_in_one_sentence(photo: Any, found: str) -> None:
+    with pytest.raises(PureError) as refusal:
+        as_picture(photo)
+    message = str(refusal.value)
+    assert message.startswith("a photo must be a path, a PIL image, or an array of uint8") and message.endswith(found)
 
 
 # --- reading: colour modes ---

@@ -11,6 +11,7 @@ import scipy.special
 from PIL import Image
 
 from pure_jax.errors import PureError
+from pure_jax.train.command import Degrade
 from pure_jax.train.data.degradation import (
     LIGHT,
     MILD,
@@ -312,6 +313,8 @@ def test_adding_a_photo_changes_no_other_pair(folder, tmp_path):
 
 def test_split_and_limit_select_photos(folder, tmp_path):
     assert degrade_folder(folder, tmp_path / "val", split="val") == 1
+    with pytest.raises(PureError, match="no photo 'a.png' of that split"):
+        degrade_folder(folder, tmp_path / "other", split="val", names=["a.png"])
     assert _rows(tmp_path / "val")[0]["file"] == "b.png"
     assert degrade_folder(folder, tmp_path / "two", limit=2) == 2
 
@@ -337,7 +340,7 @@ def test_a_broken_photo_is_skipped_with_a_warning(folder, tmp_path, caplog):
 def test_wrong_options_are_one_sentence(folder, tmp_path, options, words):
     with pytest.raises(PureError, match=words):
         degrade_folder(folder, tmp_path / "out", **options)
-    assert not (tmp_path / "out" / "pairs.jsonl").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_empty_and_unwritable_folders_are_one_sentence(folder, tmp_path):
@@ -357,14 +360,65 @@ def test_two_photos_with_one_stem_are_refused(folder, tmp_path):
         degrade_folder(folder, tmp_path / "out")
 
 
-def test_an_interrupted_write_leaves_no_output(folder, tmp_path, monkeypatch):
-    def fail(*_):
+def _contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("place", ["os.replace", "PIL.Image.Image.save"])
+def test_a_failing_disk_leaves_no_output(folder, tmp_path, monkeypatch, place):
+    def fail(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr("os.replace", fail)
+    monkeypatch.setattr(place, fail)
     with pytest.raises(PureError, match="no space left"):
         degrade_folder(folder, tmp_path / "out")
-    assert not any(path.is_file() for path in (tmp_path / "out").rglob("*"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interruption_leaves_nothing_but_what_was_there(folder, tmp_path, monkeypatch):
+    degrade_folder(folder, tmp_path / "out", crop=32)
+    before = _contents(tmp_path / "out")
+    made = []
+
+    def interrupted(image, *rest):
+        if made:
+            raise KeyboardInterrupt
+        made.append(image)
+        return degrade(image, *rest)
+
+    monkeypatch.setattr("pure_jax.train.data.degrade.degrade", interrupted)
+    for destination in ("out", "new"):
+        made.clear()
+        with pytest.raises(KeyboardInterrupt):
+            degrade_folder(folder, tmp_path / destination, overwrite=True)
+    assert _contents(tmp_path / "out") == before and not (tmp_path / "out" / ".partial").exists()
+    assert not (tmp_path / "new").exists()
+
+
+def test_older_pairs_are_kept_unless_they_may_be_replaced(folder, tmp_path):
+    degrade_folder(folder, tmp_path / "out", crop=32)
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    before = _contents(tmp_path / "out")
+    with pytest.raises(PureError, match="out is not empty; .* --overwrite"):
+        degrade_folder(folder, tmp_path / "out", crop=32)
+    assert _contents(tmp_path / "out") == before
+    assert degrade_folder(folder, tmp_path / "out", crop=32, names=["b.png"], overwrite=True) == 1
+    after = _contents(tmp_path / "out")
+    assert sorted(map(str, after)) == ["gt/b.png", "lq/b.png", "notes.txt", "pairs.jsonl"]
+    assert [row["file"] for row in _rows(tmp_path / "out")] == ["b.png"]
+    (tmp_path / "out" / "lq" / "z.png").write_bytes(b"")
+    with pytest.raises(PureError, match="z.png is not of the pairs that pairs.jsonl lists"):
+        degrade_folder(folder, tmp_path / "out", overwrite=True)
+
+
+def test_the_command_reads_names_from_a_file(folder, tmp_path, capsys):
+    (tmp_path / "names").write_text("c.png\n\na.png \n")
+    Degrade(folder, tmp_path / "out", names=tmp_path / "names").run()
+    assert [row["file"] for row in _rows(tmp_path / "out")] == ["a.png", "c.png"]
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}: 2 pairs\n"
+    (tmp_path / "names").write_text("\n")
+    with pytest.raises(PureError, match="names names no photo"):
+        Degrade(folder, tmp_path / "none", names=tmp_path / "names").run()
 
 
 def test_val_photos_of_the_project_are_degraded(shared_data, tmp_path):

@@ -1,0 +1,36 @@
+"""The photo as it is given to a model: enlarged, with colours where transparency hides them."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+
+def enlarge(image: np.ndarray, height: int, width: int, magnification: int = 1) -> np.ndarray:
+    """A photo, uint8 [h, w] or [h, w, 3], at 1 / magnification of height x width: Pillow's bicubic on 8-bit values.
+
+    Sides are rounded up, and the photo's border is repeated there: each pixel stands for exactly magnification x
+    magnification pixels of the result, and none is moved. The originals do the same, with magnification 1.
+    """
+    result, photo = np.array([height, width]), np.array(image.shape[:2])
+    size = -(-result // magnification)
+    shown = size * magnification / result * photo  # the part of the photo, a little more than all of it
+    margin = np.ceil(shown - photo).astype(int)
+    padded = np.pad(image, [(0, margin[0]), (0, margin[1])] + [(0, 0)] * (image.ndim - 2), mode="edge")
+    box = (0, 0, float(shown[1]), float(shown[0]))
+    return np.asarray(Image.fromarray(padded).resize((int(size[1]), int(size[0])), Image.Resampling.BICUBIC, box))
+
+
+def fill_hidden(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colours uint8 [h, w, 3] with those under alpha 0 (uint8 [h, w]) replaced by the nearest visible pixel's.
+
+    What a file holds there is arbitrary, and enlarging would mix it into the visible edge. A picture without any
+    visible pixel stays as it is.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    hidden = alpha == 0
+    if hidden.all():
+        return rgb
+    rows, columns = distance_transform_edt(hidden, return_distances=False, return_indices=True)
+    return rgb[rows, columns]

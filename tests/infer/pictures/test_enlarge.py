@@ -1,0 +1,45 @@
+"""Enlarging is Pillow's bicubic on the grid of the result; hidden colours are the nearest visible pixel's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pure_jax.infer.pictures.enlarge import enlarge, fill_hidden
+
+
+@pytest.mark.parametrize("shape", [(12, 20, 3), (12, 20)])
+def test_enlarging_is_pillows_bicubic(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    wanted = Image.fromarray(pixels).resize((33, 21), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(enlarge(pixels, 21, 33), np.asarray(wanted))
+
+
+@pytest.mark.parametrize("size", [(20, 12), (21, 13), (23, 15)])
+@pytest.mark.parametrize("scale", [1, 1.5, 4])
+def test_a_smaller_copy_lies_on_the_grid_of_the_result(size, scale):
+    width, height = (round(side * scale) for side in size)
+    ramp = np.tile(np.arange(size[0], dtype=np.uint8)[None, :, None] * 10, (size[1], 1, 3))  # 10 levels per pixel
+    copy = enlarge(ramp, height, width, 4)
+    assert copy.shape == (-(-height // 4), -(-width // 4), 3)
+    centre = (4 * np.arange(copy.shape[1]) + 2) / width * size[0] - 0.5  # in pixels of the photo
+    inside = slice(2, -2)  # the kernel reaches over the border elsewhere
+    assert copy.shape[1] <= 4 or np.abs(copy[0, inside, 0] - 10 * centre[inside]).max() <= 1  # rounding
+
+
+def test_hidden_colours_become_those_of_the_nearest_visible_pixel():
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (9, 11, 3), np.uint8)
+    alpha = np.where(rng.random((9, 11)) < 0.2, rng.integers(1, 256, (9, 11)), 0).astype(np.uint8)
+    filled = fill_hidden(rgb, alpha)
+    visible = np.argwhere(alpha > 0)
+    for place in np.ndindex(9, 11):
+        distances = ((visible - place) ** 2).sum(axis=1)
+        nearest = visible[distances == distances.min()]
+        assert any((filled[place] == rgb[tuple(other)]).all() for other in nearest)
+
+
+def test_without_a_visible_pixel_colours_stay():
+    rgb = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+    np.testing.assert_array_equal(fill_hidden(rgb, np.zeros((4, 5), np.uint8)), rgb)

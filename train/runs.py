@@ -1,0 +1,73 @@
+"""The folder of a training run: it belongs to one process at a time and to one configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from pure_jax.checkpoint import read_json
+from pure_jax.errors import PureError
+from pure_jax.files import locked, not_writable, replacing
+
+CONFIG = "config.json"
+
+
+@contextmanager
+def run_folder(
+    out: Path,
+    config: Mapping[str, Any],
+    *,
+    may_change: Collection[str] = (),
+    allow_change: bool | None = None,
+    file: str = CONFIG,
+) -> Iterator[None]:
+    """Hold a run's folder, which is made if it is not there, for the block.
+
+    Args:
+        config: all that decides the result, as values that go into JSON. It is stored, and a run that goes on must have
+            the one that is stored.
+        may_change: dotted names of values that may differ all the same.
+        allow_change: go on with the new values whatever differs; None if the user has no such option.
+        file: name of what is stored.
+
+    Raises:
+        PureError: another process holds the folder, it belongs to another configuration, or it cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            busy = f"another run is writing {out}; wait until it ends, or give another --out"
+            stack.enter_context(locked(out / ".lock", busy))
+        except OSError as error:
+            raise not_writable(out, error) from error
+        own = json.loads(json.dumps(config))
+        _compare(out, file, own, may_change, allow_change)
+        with replacing(out / file) as beside:
+            beside.write_text(json.dumps(own, indent=1) + "\n", encoding="utf-8")
+        yield
+
+
+def _compare(out: Path, file: str, own: Any, may_change: Collection[str], allow_change: bool | None) -> None:
+    if allow_change or not (out / file).is_file():
+        return
+    changed = differences(read_json(out / file), own)
+    for name, (stored, given) in sorted(changed.items()):
+        if name not in may_change:
+            way = "" if allow_change is None else ", or go on all the same with --allow-change"
+            raise PureError(
+                f"{out} was begun with {name} {json.dumps(stored)}, not {json.dumps(given)}; give the same options or "
+                f"a new --out{way}"
+            )
+
+
+def differences(a: Any, b: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """The values in which two JSON objects differ, by dotted name; None where one lacks it."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for name in a.keys() | b.keys():
+            found |= differences(a.get(name), b.get(name), f"{prefix}.{name}" if prefix else name)
+        return found
+    return {} if a == b else {prefix: (a, b)}
