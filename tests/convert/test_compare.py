@@ -184,7 +184,7 @@ def test_the_command_prints_and_writes_the_same_numbers_and_tells_by_its_exit_st
     tokens = len(prompt_ids(tokenizer, vocabulary, np.zeros((4, 4), np.int32)))
 
     for model, verdict in ((pair[1], "same"), (other, "different")):
-        command = Compare(a=str(pair[0]), b=str(model), size=SIZE, json=file)
+        command = Compare(a=str(pair[0]), b=str(model), size=SIZE, json=file, overwrite=True)
         if verdict == "same":
             command.run()
         else:
