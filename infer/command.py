@@ -159,6 +159,10 @@ class Evaluate:
     """Print one JSON object on stdout instead: pairs, scale, seed, images (their number), means (by method and metric),
     rows (image, method and metrics of each; null where there is none), skipped and remarks (lists)."""
 
+    @property
+    def interrupted(self) -> str | None:
+        return f"{self.save_images} holds the pictures that were compared until then" if self.save_images else None
+
     def run(self) -> None:
         import pure_jax
         from pure_jax.files import check_output_file, refuse_existing

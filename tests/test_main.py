@@ -25,7 +25,7 @@ import pure_jax
 import pure_jax.infer.decoding.rows
 import pure_jax.infer.metrics.perceptual
 import pure_jax.infer.pure
-from pure_jax.__main__ import main
+from pure_jax.__main__ import COMMANDS, main
 from pure_jax.infer.evaluate import METHODS
 from tests.models import tiny_model
 
@@ -410,6 +410,19 @@ def test_a_reader_of_the_help_that_has_gone_is_no_error(monkeypatch):
     with os.fdopen(writing, "w", buffering=1) as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
         main(["restore", "--help"])
+
+
+@pytest.mark.parametrize(
+    ("options", "left"), [([], "nothing was written"), (["--save-images", "out"], "out holds the pictures that were")]
+)
+def test_an_interrupted_evaluation_says_what_is_there(monkeypatch, capsys, options, left):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(COMMANDS["evaluate"], "run", interrupt)
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", "pairs", *options])
+    assert end.value.code == 130 and capsys.readouterr().err.startswith(f"pure: interrupted; {left}")
 
 
 @pytest.mark.parametrize("place", ["pure_jax.infer.decoding.rows.decode_rows", "os.fsync"])

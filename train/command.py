@@ -30,6 +30,16 @@ def _read(path: Path) -> str:
         raise PureError(f"cannot read {path} as text: {error}") from error
 
 
+def _names(path: Path | None) -> list[str] | None:
+    """The lines of a list of file names; None without one."""
+    if path is None:
+        return None
+    names = [line.strip() for line in _read(path).splitlines() if line.strip()]
+    if not names:
+        raise PureError(f"{path} names no photo; write one file name a line")
+    return names
+
+
 @dataclass(frozen=True)
 class TrainTokenizer:
     """Train the text tokenizer on the photos' captions."""
@@ -254,7 +264,7 @@ class TrainDemo:
             if steps is not None:
                 recipe = replace(recipe, **{name: replace(getattr(recipe, name), steps=steps)})
         deadline = None if self.hours is None else time.monotonic() + self.hours * 3600
-        run = DemoRun(self.photos, self.out, recipe, self.val_names, self.niqe, deadline)
+        run = DemoRun(self.photos, self.out, recipe, _names(self.val_names), self.niqe, deadline)
         try:
             print(f"{run.run(shlex.join(['pure', 'train', *sys.argv[1:]]))}: finished")
         except TimeIsUp as stage:
@@ -320,11 +330,6 @@ class Degrade:
         if self.quiet:
             logging.getLogger("pure_jax").setLevel(logging.ERROR)  # a photo that was skipped is a warning
 
-        names = None
-        if self.names is not None:
-            names = [line.strip() for line in _read(self.names).splitlines() if line.strip()]
-            if not names:
-                raise PureError(f"{self.names} names no photo; write one file name a line")
         count = degrade_folder(
             self.source,
             self.destination,
@@ -333,7 +338,7 @@ class Degrade:
             preset=self.preset,
             crop=self.crop,
             split=self.split,
-            names=names,
+            names=_names(self.names),
             limit=self.limit,
             overwrite=self.overwrite,
         )

@@ -62,14 +62,14 @@ class DemoRun:
     """One run in the folder `out`.
 
     photos: folder of photographs with captions.jsonl (`file`, `split` train or val, `license`, `author`).
-    val_names: file names of the photos for the table, one per line; None takes all of the val split.
+    val_names: file names of the photos for the table; None takes all of the val split.
     deadline: by the clock of `time.monotonic`.
     """
 
     photos: Path
     out: Path
     recipe: Recipe
-    val_names: Path | None = None
+    val_names: list[str] | None = None
     niqe: Path | None = None
     deadline: float | None = None
 
@@ -291,10 +291,9 @@ class DemoRun:
         if not draft.exists():
             save(draft, config, params, tokenizer, "# A draft\n", dtype="bfloat16")
         tables = {}
-        val = self.val_names.read_text(encoding="utf-8").split() if self.val_names else None
         train = [photo.name for photo in self.train_photos]
         for title, split, names in (
-            ("val", "val", val),
+            ("val", "val", self.val_names),
             ("train", "train", train[:: max(1, len(train) // 16)][:16]),
         ):
             recorder = Recorder(Restorer(pure_jax.load(draft)))

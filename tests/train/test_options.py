@@ -27,6 +27,7 @@ from pure_jax.__main__ import main
         ("vqgan --photos x --degraded-share 2", "degraded_share is 2"),
         ("vqgan --photos x --l1-weight -1", "l1_weight is -1"),
         ("demo --photos x --recipe tiny --lm-steps 0", "steps is 0"),
+        ("demo --photos x --recipe tiny --val-names absent.txt", "cannot read absent.txt as text"),
     ],
 )
 def test_options_out_of_range_are_one_sentence(tmp_path, monkeypatch, capsys, arguments, complaint):
