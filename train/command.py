@@ -327,21 +327,25 @@ class Degrade:
 
         from pure_jax.train.data.degrade import degrade_folder
 
+        logger = logging.getLogger("pure_jax")
+        level = logger.level
         if self.quiet:
-            logging.getLogger("pure_jax").setLevel(logging.ERROR)  # a photo that was skipped is a warning
-
-        count = degrade_folder(
-            self.source,
-            self.destination,
-            scale=self.scale,
-            seed=self.seed,
-            preset=self.preset,
-            crop=self.crop,
-            split=self.split,
-            names=_names(self.names),
-            limit=self.limit,
-            overwrite=self.overwrite,
-        )
+            logger.setLevel(logging.ERROR)  # a photo that was skipped is a warning
+        try:
+            count = degrade_folder(
+                self.source,
+                self.destination,
+                scale=self.scale,
+                seed=self.seed,
+                preset=self.preset,
+                crop=self.crop,
+                split=self.split,
+                names=_names(self.names),
+                limit=self.limit,
+                overwrite=self.overwrite,
+            )
+        finally:
+            logger.setLevel(level)
         if self.json:
             facts = {"pairs": count, "scale": self.scale, "seed": self.seed, "preset": self.preset}
             print(json.dumps({"destination": str(self.destination)} | facts))
