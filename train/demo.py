@@ -26,6 +26,7 @@ from tokenizers import Tokenizer
 import pure_jax
 from pure_jax.checkpoint import save
 from pure_jax.config import SamplingConfig, to_dict
+from pure_jax.errors import PureError
 from pure_jax.files import replacing
 from pure_jax.infer.decoding.generate import generate
 from pure_jax.infer.evaluate import Evaluation, evaluate, format_table
@@ -105,6 +106,8 @@ class DemoRun:
             TimeIsUp: the deadline came first; call again.
             PureError: photos missing or broken; `out` belongs to another recipe, or is being written by another run.
         """
+        if not self.photos.is_dir():
+            raise PureError(f"{self.photos} is not a folder of photos; give one with --photos")
         with self.folder():
             return self.all_stages(command)
 

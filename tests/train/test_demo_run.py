@@ -103,3 +103,9 @@ def test_more_steps_are_no_other_recipe(photos, run):
 def test_two_runs_in_one_folder_are_refused(photos, run):
     with DemoRun(photos, run, RECIPE).folder(), pytest.raises(PureError, match="another run is writing"):
         DemoRun(photos, run, RECIPE).run("pure train demo")
+
+
+def test_no_photos_leave_no_run(tmp_path):
+    with pytest.raises(PureError, match="is not a folder of photos"):
+        DemoRun(tmp_path / "nowhere", tmp_path / "run", RECIPE).run("pure train demo")
+    assert not (tmp_path / "run").exists()
