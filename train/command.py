@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -86,11 +86,13 @@ class TrainVQGAN:
 
     def run(self) -> None:
         from pure_jax.train.data.photos import load_photos
+        from pure_jax.train.runs import Run
         from pure_jax.train.stages import train_vqgan
 
         preset = _preset(self.preset)
         photos = load_photos(self.photos, minimum=self.train.crop * 2)
-        train_vqgan(photos, preset, self.train, self.out, save_every=self.save_every, allow_change=self.allow_change)
+        run = Run(self.out, save_every=self.save_every, allow_change=self.allow_change)
+        train_vqgan(photos, preset, self.train, run)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class MakeRecords:
         from pure_jax.files import require_writable
         from pure_jax.train.data.photos import load_photos
         from pure_jax.train.data.records import TILES_PER_SIDE, build_records, save_records
-        from pure_jax.train.loop import newest_tree
+        from pure_jax.train.runs import Run
 
         config = _preset(self.preset)
         require_writable(self.out)
@@ -127,7 +129,7 @@ class MakeRecords:
             records = build_records(
                 photos,
                 config,
-                newest_tree(self.vqgan)["ema"],
+                Run(self.vqgan).params(),
                 self.regions,
                 self.seed,
                 lambda done: progress.update(task, completed=done),
@@ -161,7 +163,8 @@ class TrainLanguageModel:
     def run(self) -> None:
         from pure_jax.train.data.records import load_records
         from pure_jax.train.language_model import tercile_thresholds
-        from pure_jax.train.stages import train_language_model, trained_vqgan
+        from pure_jax.train.runs import Run
+        from pure_jax.train.stages import train_language_model
 
         records = load_records(self.records)
         train_language_model(
@@ -170,10 +173,8 @@ class TrainLanguageModel:
             _preset(self.preset),
             self.train,
             self.tokenizer,
-            trained_vqgan(self.vqgan),
-            self.out,
-            save_every=self.save_every,
-            allow_change=self.allow_change,
+            Run(self.vqgan).params()["quantizer"]["codebook"],
+            Run(self.out, save_every=self.save_every, allow_change=self.allow_change),
         )
 
 
@@ -202,7 +203,7 @@ class Export:
         import dataclasses
 
         from pure_jax.checkpoint import DTYPES, save
-        from pure_jax.train.loop import newest_tree
+        from pure_jax.train.runs import Run
 
         config = _preset(self.preset)
         if self.dtype not in DTYPES[1:]:
@@ -217,7 +218,7 @@ class Export:
             sampling = from_dict(SamplingConfig, asdict(config.sampling) | changes, str(self.sampling))
             config = dataclasses.replace(config, sampling=sampling)
         tokenizer, card = _read(self.tokenizer), _read(self.card) if self.card else "# A model made by pure-jax\n"
-        params = {"transformer": newest_tree(self.lm)["ema"], "vqgan": newest_tree(self.vqgan)["ema"]}
+        params = {"transformer": Run(self.lm).params(), "vqgan": Run(self.vqgan).params()}
         save(self.out, config, params, tokenizer, card, dtype=self.dtype)
         print(f"{self.out}: {sum(f.stat().st_size for f in self.out.iterdir()) / 1e6:.1f} MB")
 
@@ -247,8 +248,6 @@ class TrainDemo:
     interrupted: ClassVar[str] = RESUMES
 
     def run(self) -> None:
-        import shlex
-        import sys
         import time
         from dataclasses import replace
 
@@ -266,9 +265,20 @@ class TrainDemo:
         deadline = None if self.hours is None else time.monotonic() + self.hours * 3600
         run = DemoRun(self.photos, self.out, recipe, _names(self.val_names), self.niqe, deadline)
         try:
-            print(f"{run.run(shlex.join(['pure', 'train', *sys.argv[1:]]))}: finished")
+            print(f"{run.run(self.words())}: finished")
         except TimeIsUp as stage:
             print(f"{self.out}: the time is up in the stage {stage}; the same command goes on from there")
+
+    def words(self) -> str:
+        """The command with all options that are not the default, as it can be given again."""
+        import shlex
+
+        options = ["pure", "train", "demo"]
+        for own in fields(self):
+            value = getattr(self, own.name)
+            if value != own.default:
+                options += [f"--{own.name.replace('_', '-')}", str(value)]
+        return shlex.join(options)
 
 
 @dataclass(frozen=True)

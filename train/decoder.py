@@ -7,7 +7,7 @@ language model does not change.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from pure_jax.files import replacing, require_writable
 from pure_jax.infer.metrics.perceptual import perceptual_distance
 from pure_jax.train.config import DecoderTrainConfig
 from pure_jax.train.discriminator import PatchDiscriminator
-from pure_jax.train.optimiser import adamw
+from pure_jax.train.optimiser import adamw, averaged
 from pure_jax.vqgan import VQGAN, from_pixels
 
 PARTS = ("decoder", "post_quant_conv")
@@ -63,13 +63,17 @@ def save_tiles(path: Path, tiles: RestoredTiles) -> None:
         np.savez(file, codes=tiles.codes, pixels=tiles.pixels)
 
 
-def load_tiles(path: Path) -> RestoredTiles:
-    """Read what `save_tiles` wrote. Raises PureError if that is not it."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return RestoredTiles(file["codes"], file["pixels"])
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise PureError(f"{path} cannot be read ({error}); remove it, and the next run makes it again") from error
+def load_tiles(paths: Sequence[Path]) -> RestoredTiles:
+    """Read what `save_tiles` wrote, one file after the other. Raises PureError if that is not it."""
+    parts = []
+    for path in paths:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                parts.append((file["codes"], file["pixels"]))
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise PureError(f"{path} cannot be read ({error}); remove it, and the next run makes it again") from error
+    codes, pixels = zip(*parts, strict=True)
+    return RestoredTiles(np.concatenate(codes), np.concatenate(pixels))
 
 
 def batch_at(
@@ -142,8 +146,7 @@ def make_step(
         (grads,) = backward(slope + jnp.where(begun, config.adversarial_weight * scale, 0.0) * adversarial_slope)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        ema = optax.incremental_update(params, state.ema, 1.0 - decay)
+        ema = averaged(state.ema, params, state.step, config.ema_decay)
 
         # It learns from the first step on, so that it is of use when its term begins.
         metrics["discriminator"], grads = jax.value_and_grad(discriminator_loss)(state.disc_params, x, y)

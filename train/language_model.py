@@ -17,7 +17,7 @@ from pure_jax.sequence import IGNORE, degradation_sentence, training_example
 from pure_jax.train.config import LanguageModelTrainConfig
 from pure_jax.train.data.labels import Thresholds, levels
 from pure_jax.train.data.records import RecordRounds, Records
-from pure_jax.train.optimiser import adamw
+from pure_jax.train.optimiser import adamw, averaged
 from pure_jax.transformer import Transformer
 from pure_jax.vocabulary import Vocabulary
 
@@ -32,7 +32,7 @@ class LanguageModelState:
     step: Array
     params: Any
     ema: Any
-    """Running average of the parameters; the parameters themselves where `ema_decay` is 0."""
+    """Running average of the parameters; None where `ema_decay` is 0, as large models have no room for one."""
     opt_state: Any
 
 
@@ -151,7 +151,8 @@ def init_state(
     params["embed"]["embedding"] = params["embed"]["embedding"].at[vocabulary.code_to_id].set(rows)
     params["lm_head"]["kernel"] = params["lm_head"]["kernel"].at[:, vocabulary.code_to_id].set(rows.T)
     opt_state = adamw(train.optimiser, train.steps).init(params)
-    return LanguageModelState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), opt_state)
+    ema = jax.tree.map(jnp.copy, params) if train.ema_decay else None
+    return LanguageModelState(jnp.zeros((), jnp.int32), params, ema, opt_state)
 
 
 def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
@@ -208,9 +209,7 @@ def make_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         metrics["grad_norm"] = optax.tree.norm(grads)
         params = optax.apply_updates(state.params, updates)
-        # As in the image tokenizer's training: early averages would be dominated by the random start.
-        decay = jnp.minimum(train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        ema = optax.incremental_update(params, state.ema, 1.0 - decay)
+        ema = averaged(state.ema, params, state.step, train.ema_decay) if train.ema_decay else None
         return LanguageModelState(state.step + 1, params, ema, opt_state), metrics
 
     return step_fn

@@ -1,9 +1,12 @@
-"""Learning-rate schedule and optimiser of the PURE recipe."""
+"""Learning-rate schedule and optimiser of the PURE recipe, and the running average of parameters."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from pure_jax.train.config import OptimiserConfig
 
@@ -38,3 +41,11 @@ def adamw(config: OptimiserConfig, total_steps: int) -> optax.GradientTransforma
             weight_decay=config.weight_decay,
         ),
     )
+
+
+def averaged(average: Any, params: Any, step: Array, decay: float) -> Any:
+    """The running average of the parameters after update `step` (from 0); a tree like both.
+
+    Early averages would be dominated by the random start; the usual ramp (1 + t) / (10 + t) below `decay` avoids it.
+    """
+    return optax.incremental_update(params, average, 1.0 - jnp.minimum(decay, (1.0 + step) / (10.0 + step)))

@@ -1,18 +1,72 @@
-"""The folder of a training run: it belongs to one process at a time and to one configuration."""
+"""A training run: its folder, which belongs to one process at a time and to one configuration, and how it goes on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pure_jax.checkpoint import read_json
 from pure_jax.errors import PureError
 from pure_jax.files import locked, not_writable, replacing
+from pure_jax.train.loop import Batch, Metrics, State, newest_step, newest_tree, train
 
 CONFIG = "config.json"
+STEPS = ("train.steps",)
+"""What may change when a network's run goes on: it can be made longer."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A network's training: where it is kept, and how far it goes now. Nothing here changes what is computed.
+
+    out: folder for checkpoints, metrics.jsonl and the configuration. save_every: steps from one checkpoint to the next.
+    deadline: by the clock of `time.monotonic`. allow_change: see `run_folder`.
+    """
+
+    out: Path
+    save_every: int = 200
+    deadline: float | None = None
+    allow_change: bool | None = None
+
+    def held(self, config: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """The folder, ours for the block, and of this configuration; `train.steps` may differ."""
+        return run_folder(self.out, config, may_change=STEPS, allow_change=self.allow_change)
+
+    def train(
+        self,
+        state: State,
+        step_fn: Callable[[State, Batch], tuple[State, Metrics]],
+        batch_at: Callable[[int], Batch],
+        steps: int,
+    ) -> State:
+        """The state at `steps`, or where the time was up; see `pure_jax.train.loop.train`."""
+        return train(
+            state,
+            step_fn,
+            batch_at,
+            steps=steps,
+            directory=self.out,
+            save_every=self.save_every,
+            deadline=self.deadline,
+        )
+
+    def reached(self, steps: int) -> bool:
+        """Whether a checkpoint of that step, or a later one, is there."""
+        return newest_step(self.out) >= steps
+
+    def params(self) -> Any:
+        """The parameters of the newest checkpoint: their running average, where the run keeps one.
+
+        Raises:
+            PureError: there is no checkpoint yet, or none that can be read.
+        """
+        tree = newest_tree(self.out)
+        averaged = tree.get("ema")
+        return tree["params"] if averaged is None else averaged
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from pure_jax.train.config import VQGANTrainConfig
 from pure_jax.train.data.degradation import REAL_ESRGAN, degrade
 from pure_jax.train.data.photos import Photo, random_crop
 from pure_jax.train.discriminator import PatchDiscriminator
-from pure_jax.train.optimiser import adamw
+from pure_jax.train.optimiser import adamw, averaged
 from pure_jax.vqgan import VQGAN, from_pixels, l2_normalize
 
 
@@ -154,9 +154,7 @@ def make_step(
         )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        # Early averages would be dominated by the random start; the usual ramp (1 + t) / (10 + t) avoids it.
-        decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        ema = optax.incremental_update(params, state.ema, 1.0 - decay)
+        ema = averaged(state.ema, params, state.step, config.ema_decay)
 
         def update_discriminator():
             loss, grads = jax.value_and_grad(discriminator_loss)(state.disc_params, x, y)

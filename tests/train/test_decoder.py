@@ -84,8 +84,9 @@ def test_the_batch_follows_from_seed_and_step(tiles):
 def test_tiles_survive_the_disk_and_other_files_are_refused(tiles, tmp_path):
     path = tmp_path / "tiles.npz"
     save_tiles(path, tiles)
-    np.testing.assert_array_equal(load_tiles(path).codes, tiles.codes)
-    np.testing.assert_array_equal(load_tiles(path).pixels, tiles.pixels)
+    loaded = load_tiles([path, path])
+    np.testing.assert_array_equal(loaded.codes, np.concatenate([tiles.codes, tiles.codes]))
+    np.testing.assert_array_equal(loaded.pixels, np.concatenate([tiles.pixels, tiles.pixels]))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(PureError, match="cannot be read"):
-        load_tiles(path)
+        load_tiles([path])

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
 
 import pure_jax
 from pure_jax.errors import PureError
+from pure_jax.train.command import TrainDemo
 from pure_jax.train.demo import DemoRun, TimeIsUp
 from pure_jax.train.recipes import tiny_recipe
 
@@ -37,10 +41,12 @@ def run(photos, tmp_path_factory):
     """A finished run, interrupted once by its time in the middle of the language model."""
     out = tmp_path_factory.mktemp("runs") / "demo"
     begun = DemoRun(photos, out, RECIPE)
-    with begun.folder():
+    with begun.held():
         assert begun.tokenizer() and begun.vqgan()
-    with pytest.raises(TimeIsUp, match="language_model"):
-        replace(begun, deadline=time.monotonic()).run("pure train demo --hours 0.001")
+    for stage in ("language_model", "restored"):
+        with pytest.raises(TimeIsUp, match=stage):
+            replace(begun, deadline=time.monotonic()).run("pure train demo --hours 0.001")
+        begun.language_model()
     begun.run("pure train demo")
     return out
 
@@ -96,13 +102,20 @@ def test_a_run_of_another_recipe_is_refused(photos, run):
 
 def test_more_steps_are_no_other_recipe(photos, run):
     for steps in (9, RECIPE.lm.steps):
-        with DemoRun(photos, run, replace(RECIPE, lm=replace(RECIPE.lm, steps=steps))).folder():
+        with DemoRun(photos, run, replace(RECIPE, lm=replace(RECIPE.lm, steps=steps))).held():
             pass
 
 
 def test_two_runs_in_one_folder_are_refused(photos, run):
-    with DemoRun(photos, run, RECIPE).folder(), pytest.raises(PureError, match="another run is writing"):
+    with DemoRun(photos, run, RECIPE).held(), pytest.raises(PureError, match="another run is writing"):
         DemoRun(photos, run, RECIPE).run("pure train demo")
+
+
+def test_the_card_names_the_command_so_that_it_can_be_given_again():
+    command = TrainDemo(Path("my photos"), hours=0.5, lm_steps=9)
+    words = shlex.split(command.words())
+    assert words[:3] == ["pure", "train", "demo"]
+    assert tyro.cli(TrainDemo, args=words[3:]) == command
 
 
 def test_no_photos_leave_no_run(tmp_path):

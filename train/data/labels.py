@@ -3,12 +3,15 @@
 Scores come from the draws alone ("params") or from running the pipeline again without noise ("twin").
 """
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
 from pure_jax.errors import PureError
+from pure_jax.files import replacing
 from pure_jax.sequence import LEVELS
 from pure_jax.train.data.degradation import Degradation, Noise, apply
 from pure_jax.train.data.jpeg import quality_factor
@@ -32,6 +35,21 @@ PARAMS_THRESHOLDS = Thresholds("params", blur=(0.825, 0.905), noise=(7.44, 12.14
 # and 300 runs on photos of 512x512 pixels.
 SPEC_PARAMS_THRESHOLDS = Thresholds("params", blur=(0.779, 0.882), noise=(7.57, 12.29))
 SPEC_TWIN_THRESHOLDS = Thresholds("twin", blur=(0.57, 0.74), noise=(7.2, 10.5))
+
+
+def save_thresholds(path: Path, thresholds: Thresholds) -> None:
+    """Write a JSON object of all fields, beside, and rename."""
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(asdict(thresholds)) + "\n", encoding="utf-8")
+
+
+def load_thresholds(path: Path) -> Thresholds:
+    """Read what `save_thresholds` wrote. Raises PureError if that is not it."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Thresholds(values["kind"], tuple(values["blur"]), tuple(values["noise"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PureError(f"{path} cannot be read as level borders ({error}); remove it, or give another run") from error
 
 
 def levels(blur: float, noise: float, thresholds: Thresholds) -> tuple[str, str]:

@@ -22,7 +22,9 @@ class Recipe:
     regions_per_round: int = 128
     """Regions of 16 pairs of tiles that are made, read once, and replaced by others while the language model trains."""
     decoder_regions: int = 256
-    """Regions that the language model restores for the decoder's training."""
+    """Regions that the language model restores for the decoder's training,"""
+    regions_per_part: int = 8
+    """so many between two looks at the clock."""
     tuning_photos: int = 12
     """Photos of the train split that no stage trains on: the sampling defaults are chosen on them."""
     tuning_crop: int = 192
@@ -103,7 +105,8 @@ def tiny_recipe() -> Recipe:
             optimiser=optimiser,
         ),
         regions_per_round=1,
-        decoder_regions=1,
+        decoder_regions=2,
+        regions_per_part=1,
         tuning_photos=1,
         tuning_crop=64,
         temperatures=(1.0,),
