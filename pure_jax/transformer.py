@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from flax import struct
 from jax import Array, lax
@@ -32,12 +33,14 @@ Store = Array | tuple[Array, ...]
 
 @struct.dataclass
 class KVCache:
-    """Keys and values of a batch of rows that share their slots.
+    """Keys and values of a batch of rows.
 
-    A step writes one contiguous slice of slots for all rows; `valid` says per row which slots count, so rows whose
-    texts differ in length stay aligned. The axis order is a matter of speed and known to this file only: one array
-    (layer, slot, head, batch, dim) where layers are scanned (no copy of the whole cache on TPU), one array per layer
-    (batch, head, slot, dim) where they are unrolled (on CPU five times faster than the former).
+    With one `length` for all rows a step writes one contiguous slice of slots; `valid` says per row which slots count,
+    so rows whose texts differ in length stay aligned. With a length per row (`per_row`) each row goes on at its own
+    pace. A length may be set back: slots behind it are overwritten before they are read. The axis order is a matter of
+    speed and known to this file only: one array (layer, slot, head, batch, dim) where layers are scanned (no copy of
+    the whole cache on TPU), one array per layer (batch, head, slot, dim) where they are unrolled (on CPU five times
+    faster than the former).
     """
 
     keys: Store
@@ -45,7 +48,7 @@ class KVCache:
     valid: Array
     """bool [batch, slots]"""
     length: Array
-    """int32 []: slots written so far."""
+    """int32 [] or [batch]: slots written so far."""
 
     @property
     def batch(self) -> int:
@@ -62,7 +65,7 @@ class KVCache:
     def layer(self, index: int) -> tuple[Array, Array]:
         """Keys, as rotated to their positions, and values of one layer, each [batch, slots, head, dim].
 
-        Slots from `length` on are zeros. Raises PureError for a layer that is not there.
+        Slots from `length` on mean nothing. Raises PureError for a layer that is not there.
         """
         if not 0 <= index < self.num_layers:
             raise PureError(f"there is no layer {index}; the cache has layers 0 to {self.num_layers - 1}")
@@ -72,6 +75,39 @@ class KVCache:
             return rearrange(held, f"{' '.join(axes)} -> b k h d")
 
         return own(self.keys), own(self.values)
+
+    def per_row(self) -> KVCache:
+        """The same with a length of its own for each row; all slots that are still to be written count."""
+        valid = self.valid | (jnp.arange(self.slots) >= self.length)
+        return dataclasses.replace(self, valid=valid, length=jnp.broadcast_to(self.length, (self.batch,)))
+
+    def grown(self, slots: int) -> KVCache:
+        """The same with room for `slots` tokens, not fewer than now. All that is written is copied."""
+        more = slots - self.slots
+
+        def longer(store: Store) -> Store:
+            if isinstance(store, tuple):
+                return tuple(jnp.pad(layer, ((0, 0), (0, 0), (0, more), (0, 0))) for layer in store)
+            return jnp.pad(store, ((0, 0), (0, more), (0, 0), (0, 0), (0, 0)))
+
+        # In a cache of per_row() slots that are not written count already; in an aligned one they do when they are.
+        valid = jnp.pad(self.valid, ((0, 0), (0, more)), constant_values=self.length.ndim == 1)
+        return dataclasses.replace(self, keys=longer(self.keys), values=longer(self.values), valid=valid)
+
+    def with_rows(self, rows: Array, other: KVCache) -> KVCache:
+        """The same with its rows int32 [n] replaced by those of `other`, of as many slots; both per row.
+
+        A row beyond the batch is dropped.
+        """
+        axis = 0 if isinstance(self.keys, tuple) else 3
+
+        def put(own: Array, new: Array, axis: int = axis) -> Array:
+            return own.at[(slice(None),) * axis + (rows,)].set(new, mode="drop")
+
+        keys, values = (
+            jax.tree.map(put, mine, new) for mine, new in ((self.keys, other.keys), (self.values, other.values))
+        )
+        return KVCache(keys, values, put(self.valid, other.valid, 0), put(self.length, other.length, 0))
 
 
 def init_cache(config: TransformerConfig, batch: int, slots: int, dtype: Any = jnp.float32) -> KVCache:
@@ -87,11 +123,18 @@ def init_cache(config: TransformerConfig, batch: int, slots: int, dtype: Any = j
 
 
 def _write(store: Array, new: Array, start: Array, layer: Array | None) -> Array:
-    """Put new [batch, seq, head, dim] into the slots from `start` on."""
+    """Put new [batch, seq, head, dim] into the slots from `start`, int32 [] or [batch], on."""
     new = new.astype(store.dtype)
+    if start.ndim and len(start) == 1:
+        start = start[0]
+    if start.ndim == 0:
+        if layer is None:
+            return lax.dynamic_update_slice(store, rearrange(new, "b s h d -> b h s d"), (0, 0, start, 0))
+        return lax.dynamic_update_slice(store, rearrange(new, "b s h d -> 1 s h b d"), (layer, start, 0, 0, 0))
+    rows, slots = jnp.arange(len(start))[:, None], start[:, None] + jnp.arange(new.shape[1])
     if layer is None:
-        return lax.dynamic_update_slice(store, rearrange(new, "b s h d -> b h s d"), (0, 0, start, 0))
-    return lax.dynamic_update_slice(store, rearrange(new, "b s h d -> 1 s h b d"), (layer, start, 0, 0, 0))
+        return store.at[rows, :, slots].set(new, mode="drop", unique_indices=True)
+    return store.at[layer, slots, :, rows].set(new, mode="drop", unique_indices=True)
 
 
 def _read(store: Array, layer: Array | None) -> tuple[Array, str]:
@@ -120,13 +163,16 @@ def attention(q: Array, k: Array, v: Array, mask: Array, axes: str = "bkhd") -> 
 
     mask: bool [batch, seq, slot], True where a query may look. Returns [batch, seq, head * dim] in q's dtype.
     """
-    kv_heads, dim = k.shape[axes.index("h")], q.shape[-1]
-    q = rearrange(q, "b q (h g) d -> b q h g d", h=kv_heads)
-    scores = jnp.einsum(f"bqhgd,{axes}->bhgqk", q, k, preferred_element_type=jnp.float32) * dim**-0.5
-    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-    out = jnp.einsum(f"bhgqk,{axes}->bqhgd", weights, v)
-    return rearrange(out, "b q h g d -> b q (h g d)")
+    kv_heads, dim, seq = k.shape[axes.index("h")], q.shape[-1], q.shape[1]
+    # The slots come first in the scores: XLA's CPU products of a few queries with many keys are ten times slower the
+    # other way round.
+    own = rearrange(q, "b q (h g) d -> b h (g q) d", h=kv_heads)
+    scores = jnp.einsum(f"bhnd,{axes}->bhkn", own, k, preferred_element_type=jnp.float32) * dim**-0.5
+    scores = rearrange(scores, "b h k (g q) -> b h k g q", q=seq)
+    shown = rearrange(mask, "b q k -> b 1 k 1 q")
+    weights = jax.nn.softmax(jnp.where(shown, scores, jnp.finfo(jnp.float32).min), axis=2).astype(q.dtype)
+    out = jnp.einsum(f"bhkn,{axes}->bhnd", rearrange(weights, "b h k g q -> b h k (g q)"), v)
+    return rearrange(out, "b h (g q) d -> b q (h g d)", q=seq)
 
 
 def causal_attention(q: Array, k: Array, v: Array, mask: Array) -> Array:
@@ -202,7 +248,8 @@ class Attention(nn.Module):
         """x [rows, seq, hidden] -> (same shape, new stores). Without stores: causal attention within x.
 
         stores: per group of rows the (keys, values) to write into from starts[group] on, then to read with
-        masks[group]; the groups' rows follow each other in x.
+        masks[group]; the groups' rows follow each other in x. Where a group has no start, it is empty: the tokens are
+        written from its first slot on and look at each other only.
         """
         cfg = self.config
         heads = partial(rearrange, pattern="b s (h d) -> b s h d", d=cfg.head_dim)
@@ -218,8 +265,12 @@ class Attention(nn.Module):
             for (keys, values), start, mask in zip(stores, starts, masks, strict=True):
                 rows = slice(row, row + mask.shape[0])
                 row = rows.stop
-                keys, values = _write(keys, k[rows], start, layer), _write(values, v[rows], start, layer)
+                first = jnp.zeros((), jnp.int32) if start is None else start
+                keys, values = _write(keys, k[rows], first, layer), _write(values, v[rows], first, layer)
                 written.append((keys, values))
+                if start is None:
+                    outs.append(causal_attention(q[rows], k[rows], v[rows], mask))
+                    continue
                 (own_k, axes), (own_v, _) = _read(keys, layer), _read(values, layer)
                 outs.append(attention(q[rows], own_k, own_v, mask, axes))
             out, stores = jnp.concatenate(outs), tuple(written)
@@ -286,13 +337,14 @@ class Transformer(nn.Module):
         deterministic: bool = True,
         hidden_only: bool = False,
         all_layers: bool = False,
+        prefill: bool = False,
     ):
         """tokens, positions: int32 [batch, seq]; valid: bool [batch, seq], False for tokens nobody may look at.
 
         Returns (logits float32 [batch, seq, vocab], new cache or None). With hidden_only the first is the final-normed
         hidden state [batch, seq, hidden] in `dtype`, for callers that need only part of the head or of the sequence.
         With all_layers it is the residual stream [layers + 1, batch, seq, hidden]: the embeddings, then what each layer
-        leaves, before the final norm.
+        leaves, before the final norm. prefill promises that the caches are empty, so that nothing is read from them.
         """
         cfg = self.config
         batch, seq = tokens.shape
@@ -305,13 +357,19 @@ class Transformer(nn.Module):
         rope = rotary(positions, cfg.head_dim, cfg.rope_theta)
 
         if caches is None:
-            masks: tuple[Array, ...] = (jnp.tril(jnp.ones((seq, seq), bool)) & valid[:, None, :],)
-            starts: tuple[Array, ...] = ()
+            masks: tuple[Array, ...] = (_causal_mask(valid),)
+            starts: tuple[Array | None, ...] = ()
             stores: Any = None
         else:
             caches = _admit(caches, valid)
-            masks = tuple(_cache_mask(c, seq) for c in caches)
-            starts, stores = tuple(c.length for c in caches), tuple((c.keys, c.values) for c in caches)
+            stores = tuple((c.keys, c.values) for c in caches)
+            if prefill:
+                ends = np.cumsum([c.batch for c in caches])
+                masks = tuple(_causal_mask(valid[end - c.batch : end]) for c, end in zip(caches, ends, strict=True))
+                starts = (None,) * len(caches)
+            else:
+                masks = tuple(_cache_mask(c, seq) for c in caches)
+                starts = tuple(c.length for c in caches)
 
         block = nn.remat(Block, prevent_cse=not cfg.scan_layers) if cfg.remat else Block
         if cfg.scan_layers:
@@ -352,19 +410,26 @@ class Transformer(nn.Module):
 
 
 def _admit(caches: tuple[KVCache, ...], valid: Array) -> tuple[KVCache, ...]:
-    """Mark the new tokens' slots; valid bool [all rows, seq]."""
+    """Mark the new tokens' slots; valid bool [all rows, seq]. Where each row has its length, all of them count."""
     out, row = [], 0
     for c in caches:
-        own = lax.dynamic_update_slice(c.valid, valid[row : row + c.batch], (0, c.length))
-        out.append(dataclasses.replace(c, valid=own))
+        if c.length.ndim == 0:
+            own = lax.dynamic_update_slice(c.valid, valid[row : row + c.batch], (0, c.length))
+            c = dataclasses.replace(c, valid=own)
+        out.append(c)
         row += c.batch
     return tuple(out)
 
 
+def _causal_mask(valid: Array) -> Array:
+    """bool [batch, seq, seq] of valid bool [batch, seq]."""
+    return jnp.tril(jnp.ones((valid.shape[1],) * 2, bool)) & valid[:, None, :]
+
+
 def _cache_mask(cache: KVCache, seq: int) -> Array:
     """bool [batch, seq, slots]: query i sits in slot length + i and sees the valid slots up to itself."""
-    own = cache.length + jnp.arange(seq)
-    return cache.valid[:, None, :] & (jnp.arange(cache.slots)[None, None, :] <= own[None, :, None])
+    own = cache.length[..., None] + jnp.arange(seq)
+    return cache.valid[:, None, :] & (jnp.arange(cache.slots) <= own[..., None])
 
 
 def stack_layers(params: dict[str, Any]) -> dict[str, Any]:
