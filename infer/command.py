@@ -36,6 +36,14 @@ class Restore:
     """Words the model's answer must begin with, such as "Large blur, small noise."."""
     faithful: bool = False
     """Decode as the original does: unmasked text, picture size drawn by the model, one token a step."""
+    decode: Literal["plain", "jacobi", "coupled"] | None = None
+    """How codes are decoded: a step each; or in windows with the same codes (jacobi, the default), or with codes of the
+    same distribution in fewer passes (coupled)."""
+    window: int | None = None
+    """Tokens of a window, 2 to 256; by default 8."""
+    draft: Literal["random", "lq", "above", "left", "like"] | None = None
+    """First guess of a code: any, that of the input in the same place, of the row above, the one before, or a
+    neighbour's where the input has the same code in both places (the default)."""
     colour_fix: Literal["none", "wavelet", "adain"] | None = None
     """Take colours from the input; by default the model's choice."""
     alpha: Literal["bicubic", "model"] = "bicubic"
@@ -83,7 +91,8 @@ class Restore:
                 )
             refuse_existing(entropy_map, self.overwrite)
         # Only what was said: a family need not know the others' options.
-        options = {name: value for name, value in (("text", self.text), ("faithful", self.faithful)) if value}
+        names = ("text", "faithful", "decode", "window", "draft")
+        options = {name: getattr(self, name) for name in names if getattr(self, name) not in ("", False, None)}
         with Reporter(self.quiet) as report:
             report("load")
             model = pure_jax.load(self.model, dtype=self.dtype)

@@ -10,6 +10,7 @@ from PIL import Image
 from pure_jax.config import SamplingConfig
 from pure_jax.infer.contract import Progress, RestoredTile, RestoredTiles
 from pure_jax.infer.decoding.generate import Answer, generate
+from pure_jax.infer.decoding.ways import way_of_decoding
 from pure_jax.model import Model
 
 VQGAN_BATCH = 16  # tiles; bounds the memory of the convolutions, whatever the picture's size
@@ -25,24 +26,27 @@ def restore_tiles(
     sampling: SamplingConfig | None = None,
     text: str = "",
     faithful: bool = False,
+    decode: str | None = None,
+    window: int | None = None,
+    draft: str | None = None,
 ) -> RestoredTiles:
     """Restore tiles, see `pure_jax.infer.contract.RestoreTiles`.
 
     Args:
         text: words that every answer must begin with; the model continues them.
-        faithful: as the original: text unmasked, the picture's size drawn by the model, one token a step.
+        faithful, decode, window, draft: see `pure_jax.infer.decoding.ways.way_of_decoding`.
 
     Raises:
-        PureError: what `generate` refuses.
+        PureError: what `generate` and `way_of_decoding` refuse.
     """
-    count = len(tiles)
+    count, decoding = len(tiles), way_of_decoding(decode, window, draft, faithful)
     answers = generate(
         model,
         _in_parts(model.encode, tiles, lambda done: progress("encode", done, count)),
         seed=seed,
         sampling=sampling,
         text_prefix=text,
-        faithful=faithful,
+        decoding=decoding,
         batch=batch,
         progress=progress,
     )

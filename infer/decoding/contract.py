@@ -1,12 +1,13 @@
 """What the ways of decoding share: the state in which a picture is opened, the step, and how a way is called.
 
-A way starts from the state that `prefill.open_images` leaves and writes the pictures. Nothing travels to the host in
-between; it may ask for rows in portions to show progress.
+A way opens pictures with `prefill.open_images` and writes them from the state which that leaves. The loops over tokens
+are compiled; a way comes back to the host now and then, to show progress or to let new pictures in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from flax import struct
 from jax import Array
 
 from pure_jax.config import SamplingConfig
+from pure_jax.infer.decoding.noise import Noise
 from pure_jax.sampling import guide
 from pure_jax.transformer import KVCache, Transformer
 from pure_jax.vocabulary import Vocabulary
@@ -29,10 +31,9 @@ class DecodeState(struct.PyTreeNode):
     """(conditional,) or (conditional, unconditional); the latter holds the picture only."""
     position: Array
     """int32 [batch]: absolute position of the next token to feed, in the conditional sequence."""
-    seed: Array
-    """uint32 []"""
+    noise: Noise
     images: Array
-    """int32 [batch]: index of each row's picture; with seed and position it names the noise."""
+    """int32 [batch]: index of each row's picture; with the position it names the noise."""
     text: Array
     """int32 [batch, max_text]: ids of the answer's text, pad behind its end."""
     opened: Array
@@ -50,56 +51,85 @@ class DecodeState(struct.PyTreeNode):
 
 
 def feed(
-    net: Transformer, params: Params, tokens: Array, positions: Array, caches: tuple[KVCache, ...], valid: Array | None
+    net: Transformer,
+    params: Params,
+    tokens: Array,
+    positions: Array,
+    caches: tuple[KVCache, ...],
+    valid: Array | None,
+    *,
+    prefill: bool = False,
 ) -> tuple[Array, tuple[KVCache, ...]]:
-    """Append tokens [batch, n] at conditional positions [batch] on; returns the last hidden states of all rows.
+    """Append tokens [batch, n] at conditional positions [batch] on; returns the hidden states of all rows [rows, n, d].
 
     The unconditional rows see the same tokens. They know the picture only: start, size and codes count from position 0,
-    which is the number of slots they have written.
+    which is the number of slots they have written. prefill: the caches are empty.
     """
     steps = jnp.arange(tokens.shape[1])
     groups = [positions[:, None] + steps]
-    groups += [jnp.broadcast_to(c.length + steps, tokens.shape) for c in caches[1:]]
+    groups += [jnp.broadcast_to(c.length[..., None] + steps, tokens.shape) for c in caches[1:]]
     tokens = jnp.concatenate([tokens] * len(caches))
-    out: Any = net.apply({"params": params}, tokens, jnp.concatenate(groups), caches, valid, hidden_only=True)
-    hidden, caches = out
-    return hidden[:, -1], caches
+    out: Any = net.apply(
+        {"params": params}, tokens, jnp.concatenate(groups), caches, valid, hidden_only=True, prefill=prefill
+    )
+    return out
 
 
 def logits_of(hidden: Array, head: Array) -> Array:
-    return jnp.einsum("bd,dv->bv", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    return jnp.einsum("...d,dv->...v", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
 
 def code_logits(hidden: Array, head: Array, sampling: SamplingConfig, batch: int) -> Array:
-    """Guided logits float32 [batch, codes] from the hidden states of all rows."""
+    """Guided logits float32 [batch, ..., codes] from the hidden states [all rows, ..., hidden]."""
     logits = logits_of(hidden, head)
     return guide(logits[:batch], logits[batch:], sampling.guidance_scale) if len(logits) > batch else logits
 
 
-class Write(Protocol):
-    """Writes a batch of opened pictures.
+class Written(NamedTuple):
+    """One picture as it was written."""
 
-    image_slots: as given to `open_images`. on_row: called with the number of rows of codes written so far.
-    Returns each picture's codes, int32 [h, w], and their entropies, float32 [h, w].
+    codes: np.ndarray
+    """int32 [h, w]"""
+    entropy: np.ndarray
+    """float32 [h, w] nats"""
+    text: np.ndarray
+    """int32 [max_text]: ids of the answer's text, pad behind its end."""
+    opened: bool
+    """The model opened the picture itself."""
+    passes: int
+    """Times that the network was run for its codes."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Pictures that are to be written, and what writes them. grid: latent height and width of each."""
+
+    net: Transformer
+    vocabulary: Vocabulary
+    sampling: SamplingConfig
+    params: Params
+    grid: tuple[int, int]
+    prompts: np.ndarray
+    """int32 [count, length]"""
+    prefix: np.ndarray
+    """int32 [n]: text with which every answer begins."""
+    lq: np.ndarray
+    """int32 [count, h, w]: codes of the low-quality pictures."""
+    noise: Noise
+
+    @property
+    def count(self) -> int:
+        return len(self.prompts)
+
+
+class Decoding(Protocol):
+    """A way of decoding: one file of this folder, one object.
+
+    image_slots: tokens to reserve for a picture of a latent height and width.
+    write: writes all pictures of a job, `batch` at a time, and yields (index, picture) in any order. on_codes is called
+    with the number of codes that are there, now and then.
     """
 
-    def __call__(
-        self,
-        net: Transformer,
-        vocabulary: Vocabulary,
-        sampling: SamplingConfig,
-        image_slots: int,
-        params: Params,
-        state: DecodeState,
-        on_row: Callable[[int], None],
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]: ...
+    def image_slots(self, height: int, width: int) -> int: ...
 
-
-class Decoding(NamedTuple):
-    """A way of decoding."""
-
-    free: bool
-    """The model may write any token as text and choose the picture's size."""
-    image_slots: Callable[[int, int], int]
-    """Tokens to reserve for a picture of a latent height and width."""
-    write: Write
+    def write(self, job: Job, batch: int, on_codes: Callable[[int], None]) -> Iterator[tuple[int, Written]]: ...

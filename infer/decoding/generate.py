@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from pure_jax.config import SamplingConfig
 from pure_jax.errors import PureError
-from pure_jax.infer.contract import Progress, check_seed, silent
-from pure_jax.infer.decoding.prefill import open_images
-from pure_jax.infer.decoding.rows import ROWS
-from pure_jax.infer.decoding.sequential import SEQUENTIAL
+from pure_jax.infer.contract import Progress, silent
+from pure_jax.infer.decoding.contract import Decoding, Job
+from pure_jax.infer.decoding.noise import noise_of
+from pure_jax.infer.decoding.rows import Rows
 from pure_jax.model import Model
 from pure_jax.sequence import INSTRUCTION, answer_text_ids, prompt_ids
 
+PLAIN = Rows()
 MAX_BATCH = 64
 CACHE_BYTES = 2**30
 
@@ -26,12 +28,14 @@ class Answer:
 
     codes: int32 [h, w]; entropy: float32 [h, w] in nats, of each code's distribution before top-k and temperature;
     text: what the model wrote before the picture; opened: it opened the picture itself (else it was opened by force).
+    passes: times that the network was run for the codes.
     """
 
     codes: np.ndarray
     entropy: np.ndarray
     text: str
     opened: bool
+    passes: int
 
 
 def generate(
@@ -41,7 +45,8 @@ def generate(
     seed: int = 0,
     sampling: SamplingConfig | None = None,
     text_prefix: str = "",
-    faithful: bool = False,
+    decoding: Decoding = PLAIN,
+    noise: Any = None,
     batch: int | None = None,
     instruction: str = INSTRUCTION,
     progress: Progress = silent,
@@ -56,14 +61,15 @@ def generate(
         seed: 0 ... 2**32 - 1.
         sampling: None takes the model's defaults.
         text_prefix: text every answer must begin with; the model continues it.
-        faithful: as the original: text unmasked, the picture's size drawn by the model, one token a step.
+        decoding: the way; see the files of this folder.
+        noise: instead of the seed's: float32 [n, positions, codes], or a function as `pure_jax.infer.decoding.noise`
+            describes it, which JAX can trace.
         batch: pictures decoded together; 1 or more. None takes as many as keep the caches within 1 GiB, at most 64.
 
     Raises:
         PureError: seed or batch out of range; a prefix longer than max_text_tokens or with control tokens.
     """
     sampling = sampling or model.config.sampling
-    check_seed(seed)
     if batch is not None and batch < 1:
         raise PureError(f"the batch is {batch}; decode 1 or more pictures at a time")
     prefix = answer_text_ids(model.tokenizer, model.vocabulary, text_prefix)
@@ -72,39 +78,23 @@ def generate(
             f"the forced text has {len(prefix)} tokens, more than max_text_tokens ({sampling.max_text_tokens})"
         )
     count, height, width = lq_codes.shape
-    prompts = np.stack([prompt_ids(model.tokenizer, model.vocabulary, codes, instruction) for codes in lq_codes])
-    decoding = SEQUENTIAL if faithful else ROWS
-    slots = decoding.image_slots(height, width)
-    batches = -(-count // (batch or _fitting_batch(model, sampling, prompts.shape[1], slots)))
-    batch = -(-count // batches)
-    static = (model.transformer, model.vocabulary, sampling)
-    params = model.params["transformer"]
-    answers: list[Answer] = []
-    progress("compile", 0, 0)  # until the first row is there, as the programs are compiled when they are first called
-    for start in range(0, count, batch):
-        # The last batch is filled up with the last picture, so that every batch runs the same compiled program.
-        images = np.minimum(np.arange(start, start + batch), count - 1)
-        state = open_images(
-            *static,
-            (height, width),
-            slots,
-            decoding.free,
-            params,
-            prompts[images],
-            prefix,
-            images.astype(np.int32),
-            np.uint32(seed),
-        )
-        text, opened = np.asarray(state.text), np.asarray(state.opened)
-        own = min(batch, count - start)
-
-        def on_row(rows: int, before: int = start * height, own: int = own) -> None:
-            progress("restore", (before + rows * own) * width, count * height * width)
-
-        codes, entropies = decoding.write(*static, slots, params, state, on_row)
-        for i in range(own):
-            answers.append(Answer(codes[i], entropies[i], _to_text(model, text[i]), bool(opened[i])))
-    return answers
+    job = Job(
+        model.transformer,
+        model.vocabulary,
+        sampling,
+        model.params["transformer"],
+        (height, width),
+        np.stack([prompt_ids(model.tokenizer, model.vocabulary, codes, instruction) for codes in lq_codes]),
+        np.asarray(prefix, np.int32),
+        np.asarray(lq_codes, np.int32),
+        noise_of(noise, seed, model.vocabulary.codebook_size),
+    )
+    batch = batch or _fitting_batch(model, sampling, job.prompts.shape[1], decoding.image_slots(height, width))
+    progress("compile", 0, 0)  # until the first codes are there, as the programs are compiled when they are called
+    answers: dict[int, Answer] = {}
+    for image, own in decoding.write(job, batch, lambda done: progress("restore", done, count * height * width)):
+        answers[image] = Answer(own.codes, own.entropy, _to_text(model, own.text), own.opened, own.passes)
+    return [answers[image] for image in range(count)]
 
 
 def _fitting_batch(model: Model, sampling: SamplingConfig, prompt_length: int, image_slots: int) -> int:

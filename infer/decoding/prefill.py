@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import jax
@@ -10,7 +11,8 @@ import numpy as np
 from jax import Array, lax
 
 from pure_jax.config import SamplingConfig
-from pure_jax.infer.decoding.contract import DecodeState, Params, feed, logits_of
+from pure_jax.infer.decoding.contract import DecodeState, Job, Params, feed, logits_of
+from pure_jax.infer.decoding.noise import Noise
 from pure_jax.transformer import KVCache, Transformer, init_cache
 from pure_jax.vocabulary import Vocabulary
 
@@ -27,7 +29,7 @@ def open_images(
     prompts: Array,
     text_prefix: Array,
     images: Array,
-    seed: Array,
+    noise: Noise,
 ) -> DecodeState:
     """Prefill, text phase (greedy) and the picture's start token.
 
@@ -36,14 +38,15 @@ def open_images(
         image_slots: tokens to reserve for the picture: 3 + h (w + 1), or more where the size is drawn.
         faithful: leave the text unmasked, as the original does; else only text, pad, separator and image start exist.
         prompts: int32 [batch, prompt_length]; text_prefix: int32 [prefix] that every answer begins with.
-        images: int32 [batch]; seed: uint32 [].
+        images: int32 [batch]: which pictures these are.
     """
     batch, prompt_length = prompts.shape
     prefix = text_prefix.shape[0]
     budget = max(sampling.max_text_tokens - prefix, 0)
     cache = init_cache(net.config, batch, prompt_length + prefix + budget + image_slots, net.dtype)
     opening = jnp.concatenate([prompts, jnp.broadcast_to(text_prefix, (batch, prefix))], axis=1)
-    hidden, (cache,) = feed(net, params, opening, jnp.zeros(batch, jnp.int32), (cache,), None)
+    hidden, (cache,) = feed(net, params, opening, jnp.zeros(batch, jnp.int32), (cache,), None, prefill=True)
+    hidden = hidden[:, -1]
 
     head = params["lm_head"]["kernel"]
     allowed = vocabulary.is_text.copy()
@@ -64,7 +67,7 @@ def open_images(
         done |= (token == vocabulary.image_start) | (token == vocabulary.separator)
         text = text.at[:, prefix + step].set(jnp.where(done, vocabulary.pad, token))
         new_hidden, (cache,) = feed(net, params, token[:, None], position, (cache,), ~done[:, None])
-        hidden = jnp.where(done[:, None], hidden, new_hidden)
+        hidden = jnp.where(done[:, None], hidden, new_hidden[:, 0])
         return step + 1, hidden, cache, position + ~done, done, opened, text
 
     position = jnp.full(batch, prompt_length + prefix, jnp.int32)
@@ -85,13 +88,40 @@ def open_images(
     return DecodeState(
         caches=caches,
         position=position + 1,
-        seed=seed,
+        noise=noise,
         images=images,
         text=text,
         opened=opened,
         pending=jnp.broadcast_to(jnp.asarray(size, jnp.int32), (batch, 2)),
-        hidden=hidden,
+        hidden=hidden[:, 0],
         row=jnp.zeros((), jnp.int32),
         codes=jnp.zeros((batch, *grid), jnp.int32),
         entropy=jnp.zeros((batch, *grid), jnp.float32),
     )
+
+
+def open_batch(job: Job, images: np.ndarray, image_slots: int, faithful: bool = False) -> DecodeState:
+    """`open_images` for some of a job's pictures, int32 [n]."""
+    return open_images(
+        job.net,
+        job.vocabulary,
+        job.sampling,
+        job.grid,
+        image_slots,
+        faithful,
+        job.params,
+        job.prompts[images],
+        job.prefix,
+        images.astype(np.int32),
+        job.noise,
+    )
+
+
+def full_batches(count: int, batch: int) -> Iterator[tuple[np.ndarray, int]]:
+    """The pictures 0 ... count - 1 in equal batches: their indices int32 [n], and how many of them are new.
+
+    The last batch is filled up with the last picture, so that every batch runs the same compiled program.
+    """
+    size = -(-count // -(-count // batch))
+    for start in range(0, count, size):
+        yield np.minimum(np.arange(start, start + size), count - 1), min(size, count - start)

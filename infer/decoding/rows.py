@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import jax
@@ -11,8 +11,9 @@ import numpy as np
 from jax import Array, lax
 
 from pure_jax.config import SamplingConfig
-from pure_jax.infer.decoding.contract import DecodeState, Decoding, Params, code_logits, feed
-from pure_jax.sampling import gumbel_noise, position_keys, sample_code
+from pure_jax.infer.decoding.contract import DecodeState, Job, Params, Written, code_logits, feed
+from pure_jax.infer.decoding.prefill import full_batches, open_batch
+from pure_jax.sampling import sample_code
 from pure_jax.transformer import Transformer
 from pure_jax.vocabulary import Vocabulary
 
@@ -38,8 +39,8 @@ def decode_rows(
         """Feed tokens, draw the code at (state.row, column)."""
         hidden, caches = feed(net, params, tokens, state.position, state.caches, None)
         position = state.position + tokens.shape[1]
-        noise = gumbel_noise(position_keys(state.seed, state.images, position), head.shape[1])
-        code, e = sample_code(code_logits(hidden, head, sampling, batch), noise, sampling)
+        noise = state.noise(state.images, position, head.shape[1])
+        code, e = sample_code(code_logits(hidden[:, -1], head, sampling, batch), noise, sampling)
         state = state.replace(
             caches=caches,
             position=position,
@@ -57,20 +58,21 @@ def decode_rows(
     return lax.fori_loop(0, rows, row, state)
 
 
-def _write(
-    net: Transformer,
-    vocabulary: Vocabulary,
-    sampling: SamplingConfig,
-    image_slots: int,
-    params: Params,
-    state: DecodeState,
-    on_row: Callable[[int], None],
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    for row in range(state.codes.shape[1]):
-        state = decode_rows(net, vocabulary, sampling, params, state, jnp.int32(1))
-        jax.block_until_ready(state.row)
-        on_row(row + 1)
-    return list(np.asarray(state.codes)), list(np.asarray(state.entropy))
+class Rows:
+    """The plain loop: a step for each code."""
 
+    def image_slots(self, height: int, width: int) -> int:
+        return 3 + height * (width + 1)
 
-ROWS = Decoding(free=False, image_slots=lambda height, width: 3 + height * (width + 1), write=_write)
+    def write(self, job: Job, batch: int, on_codes: Callable[[int], None]) -> Iterator[tuple[int, Written]]:
+        height, width = job.grid
+        for images, new in full_batches(job.count, batch):
+            state = open_batch(job, images, self.image_slots(height, width))
+            texts, opened = np.asarray(state.text), np.asarray(state.opened)
+            for row in range(height):
+                state = decode_rows(job.net, job.vocabulary, job.sampling, job.params, state, jnp.int32(1))
+                jax.block_until_ready(state.row)
+                on_codes((int(images[0]) * height + (row + 1) * new) * width)
+            codes, entropy = np.asarray(state.codes), np.asarray(state.entropy)
+            for i in range(new):
+                yield int(images[i]), Written(codes[i], entropy[i], texts[i], bool(opened[i]), height * width)

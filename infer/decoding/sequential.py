@@ -6,7 +6,7 @@ forced, both give the same codes for the same seed, which makes this loop the re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy as np
 from jax import Array, lax
 
 from pure_jax.config import SamplingConfig
-from pure_jax.infer.decoding.contract import DecodeState, Decoding, Params, code_logits, feed, logits_of
+from pure_jax.infer.decoding.contract import DecodeState, Job, Params, Written, code_logits, feed, logits_of
+from pure_jax.infer.decoding.prefill import full_batches, open_batch
 from pure_jax.sampling import (
     CODE,
     END,
@@ -25,9 +26,7 @@ from pure_jax.sampling import (
     draw,
     dynamic_k,
     entropy,
-    gumbel_noise,
     keep_top_k,
-    position_keys,
     sample_code,
 )
 from pure_jax.transformer import Transformer
@@ -70,7 +69,7 @@ def decode_tokens(
     code_head = params["lm_head"]["kernel"][:, code_to_id]
 
     def noise(position: Array, n: int) -> Array:
-        return gumbel_noise(position_keys(state.seed, state.images, position), n)
+        return state.noise(state.images, position, n)
 
     def size_token(hidden: Array, position: Array, forced: Array, fits: Any) -> Array:
         if not draw_size:
@@ -87,7 +86,7 @@ def decode_tokens(
     token = size_token(state.hidden, state.position, forced_height, lambda h: slots(h, full_width) <= image_slots)
     height = sides[token]
     hidden, caches = feed(net, params, token[:, None], state.position, state.caches, None)
-    token = size_token(hidden, state.position + 1, forced_width, lambda w: slots(height, w) <= image_slots)
+    token = size_token(hidden[:, 0], state.position + 1, forced_width, lambda w: slots(height, w) <= image_slots)
     width = sides[token]
     hidden, caches = feed(net, params, token[:, None], state.position + 1, caches, None)
 
@@ -99,7 +98,7 @@ def decode_tokens(
         index, hidden, caches, codes, entropies = carry
         position = state.position + 2 + index
         code, e = sample_code(
-            code_logits(hidden, code_head, sampling, batch), noise(position, code_head.shape[1]), sampling
+            code_logits(hidden[:, 0], code_head, sampling, batch), noise(position, code_head.shape[1]), sampling
         )
         kind = body_kind(index, height, width)
         token = jnp.where(kind == CODE, code_to_id[code], vocabulary.image_end)
@@ -117,27 +116,21 @@ def decode_tokens(
     return codes, entropies, height, width
 
 
-def _write(
-    net: Transformer,
-    vocabulary: Vocabulary,
-    sampling: SamplingConfig,
-    image_slots: int,
-    params: Params,
-    state: DecodeState,
-    on_row: Callable[[int], None],
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    results = decode_tokens(net, vocabulary, sampling, image_slots, True, params, state)
-    codes, entropies, heights, widths = map(np.asarray, results)
-    on_row(state.codes.shape[1])
-    sizes = list(zip(heights, widths, strict=True))
-    return (
-        [c[: h * w].reshape(h, w) for c, (h, w) in zip(codes, sizes, strict=True)],
-        [e[: h * w].reshape(h, w) for e, (h, w) in zip(entropies, sizes, strict=True)],
-    )
+class Sequential:
+    """The model may write any token as text, and chooses the picture's size."""
 
+    def image_slots(self, height: int, width: int) -> int:
+        return 3 + height * (width + 1) * 2  # the model may choose a larger picture
 
-SEQUENTIAL = Decoding(
-    free=True,
-    image_slots=lambda height, width: 3 + height * (width + 1) * 2,  # the model may choose a larger picture
-    write=_write,
-)
+    def write(self, job: Job, batch: int, on_codes: Callable[[int], None]) -> Iterator[tuple[int, Written]]:
+        slots = self.image_slots(*job.grid)
+        for images, new in full_batches(job.count, batch):
+            state = open_batch(job, images, slots, faithful=True)
+            texts, opened = np.asarray(state.text), np.asarray(state.opened)
+            results = decode_tokens(job.net, job.vocabulary, job.sampling, slots, True, job.params, state)
+            codes, entropies, heights, widths = map(np.asarray, results)
+            on_codes((int(images[0]) + new) * job.grid[0] * job.grid[1])
+            for i in range(new):
+                h, w = int(heights[i]), int(widths[i])
+                own, entropy_of = (array[i, : h * w].reshape(h, w) for array in (codes, entropies))
+                yield int(images[i]), Written(own, entropy_of, texts[i], bool(opened[i]), h * (w + 1))

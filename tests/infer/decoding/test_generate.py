@@ -13,6 +13,8 @@ from pure_jax.config import SamplingConfig, pure_7b, tiny
 from pure_jax.errors import PureError
 from pure_jax.infer.contract import override
 from pure_jax.infer.decoding.generate import Answer, _fitting_batch, generate
+from pure_jax.infer.decoding.rows import Rows
+from pure_jax.infer.decoding.sequential import Sequential
 from pure_jax.model import Model
 from pure_jax.sequence import answer_text_ids
 from tests.models import tiny_model
@@ -84,7 +86,9 @@ def test_the_whole_range_of_seeds_works(model, codes, seed):
 @pytest.mark.parametrize(("batch", "faithful"), [(1, False), (2, False), (PICTURES, False), (1, True)])
 def test_progress_rises_to_the_total(model, codes, batch, faithful):
     seen: list[tuple[str, int, int]] = []
-    generate(model, codes, batch=batch, faithful=faithful, progress=lambda *at: seen.append(at))
+    generate(
+        model, codes, batch=batch, decoding=Sequential() if faithful else Rows(), progress=lambda *at: seen.append(at)
+    )
     assert seen.pop(0) == ("compile", 0, 0)
     stages, done, totals = zip(*seen, strict=True)
     assert set(stages) == {"restore"}
@@ -112,7 +116,7 @@ def test_a_text_may_be_as_long_as_its_prefix(model, codes, prefix):
 
 
 def test_the_faithful_path_answers_too(model, codes):
-    answers = generate(model, codes, seed=3, faithful=True, batch=1)
+    answers = generate(model, codes, seed=3, decoding=Sequential(), batch=1)
     assert len(answers) == PICTURES
     for answer in answers:
         assert answer.codes.shape == answer.entropy.shape

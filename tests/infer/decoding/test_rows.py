@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from pure_jax.infer.decoding.contract import DecodeState
+from pure_jax.infer.decoding.noise import SeedNoise
 from pure_jax.infer.decoding.prefill import open_images
 from pure_jax.infer.decoding.rows import decode_rows
 from pure_jax.infer.decoding.sequential import decode_tokens
@@ -77,7 +78,7 @@ def start(
         jnp.asarray(prompts),
         jnp.asarray(prefix, jnp.int32),
         jnp.arange(len(prompts)) if images is None else jnp.asarray(images),
-        jnp.uint32(seed),
+        SeedNoise(jnp.uint32(seed)),
     )
 
 
@@ -290,7 +291,13 @@ def test_nothing_is_sent_to_the_device_after_the_arguments(model: Model, prompts
     static = (model.transformer, model.vocabulary, model.config.sampling)
     params = model.params["transformer"]
     arguments = jax.device_put(
-        (prompts, np.zeros(0, np.int32), np.arange(BATCH, dtype=np.int32), np.uint32(SEED), np.int32(HEIGHT))
+        (
+            prompts,
+            np.zeros(0, np.int32),
+            np.arange(BATCH, dtype=np.int32),
+            SeedNoise(jnp.uint32(SEED)),
+            np.int32(HEIGHT),
+        )
     )
 
     def generate() -> DecodeState:
@@ -322,7 +329,7 @@ def test_the_compiled_loops_hold_no_way_to_the_host(model: Model, prompts: np.nd
     assert HOST.search(program(jax.jit(talks), jnp.zeros(3)))  # the pattern finds what it should
     static = (model.transformer, model.vocabulary, model.config.sampling)
     params, state = model.params["transformer"], start(model, prompts)
-    arguments = (jnp.asarray(prompts), jnp.zeros(0, jnp.int32), jnp.arange(BATCH), jnp.uint32(SEED))
+    arguments = (jnp.asarray(prompts), jnp.zeros(0, jnp.int32), jnp.arange(BATCH), SeedNoise(jnp.uint32(SEED)))
     for text in (
         program(open_images, *static, GRID, SLOTS, False, params, *arguments),
         program(decode_rows, *static, params, state, jnp.int32(HEIGHT)),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pure_jax.infer.decoding.contract import DecodeState
+from pure_jax.infer.decoding.noise import SeedNoise
 from pure_jax.infer.decoding.prefill import open_images
 from pure_jax.infer.decoding.sequential import decode_tokens
 from pure_jax.model import Model
@@ -45,7 +46,7 @@ def decode(model: Model, prompts: np.ndarray, seed: int = 5) -> tuple[np.ndarray
     params = model.params["transformer"]
     prefix, images = jnp.zeros(0, jnp.int32), jnp.arange(BATCH)
     state: DecodeState = open_images(
-        *static, GRID, SLOTS, False, params, jnp.asarray(prompts), prefix, images, jnp.uint32(seed)
+        *static, GRID, SLOTS, False, params, jnp.asarray(prompts), prefix, images, SeedNoise(jnp.uint32(seed))
     )
     return tuple(map(np.asarray, decode_tokens(*static, SLOTS, True, params, state)))
 

@@ -23,6 +23,7 @@ from transformers import ChameleonConfig, ChameleonForConditionalGeneration
 from pure_jax.config import SamplingConfig, TransformerConfig
 from pure_jax.convert.chameleon import transformer_from_torch
 from pure_jax.infer.decoding.generate import generate
+from pure_jax.infer.decoding.noise import SeedNoise
 from pure_jax.infer.decoding.prefill import open_images
 from pure_jax.infer.decoding.rows import decode_rows
 from pure_jax.infer.decoding.sequential import decode_tokens
@@ -191,7 +192,7 @@ def decode(
     slots = FAITHFUL_SLOTS if faithful else 3 + grid[0] * (grid[1] + 1)
     images = np.arange(pictures, dtype=np.int32)
     state = open_images(
-        *static, grid, slots, faithful, params, questions, np.zeros(0, np.int32), images, np.uint32(seed)
+        *static, grid, slots, faithful, params, questions, np.zeros(0, np.int32), images, SeedNoise(jnp.uint32(seed))
     )
     assert state.opened.all()
     lengths = np.asarray(state.position) - 1 - questions.shape[1]
