@@ -1,11 +1,24 @@
-"""Shared fixtures: where the photographs lie, and CPU-only jax."""
+"""Shared fixtures: where the photographs lie, and jax on the CPU with quick compilations."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-import jax
-import pytest
+# Most of the tests' time is compilation of programs that then run for milliseconds, so XLA is to optimise them little:
+# the same operations in the same precision, in less code. It reads this when the first device is touched; commands
+# that tests start inherit it. What the caller has set comes later and wins.
+QUICK = (
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
+FLAGS = os.environ.get("XLA_FLAGS", "").split()
+if FLAGS[: len(QUICK)] != [*QUICK]:  # workers of pytest-xdist have them from the first process
+    os.environ["XLA_FLAGS"] = " ".join([*QUICK, *FLAGS])
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")  # before any test touches a device: ids and tolerances are the CPU's
 

@@ -130,7 +130,7 @@ def test_a_model_loaded_over_eight_devices_is_the_same_model(tmp_path: Path, lay
 
         Convert(source=str(directory), destination=tmp_path / "flax").run()
         directory = tmp_path / "flax"
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", SHARDED, str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | flags)
     assert done.returncode == 0, done.stderr

@@ -298,7 +298,7 @@ def test_attention_in_causal_blocks_is_torchs_attention(length, kv_heads):
     mask = np.broadcast_to(np.tril(np.ones((length, length), bool)), (2, length, length)).copy()
     mask[1, :, 0] = length == 1  # a token that nobody may look at
     mask[1, 0, 0] = True
-    out = causal_attention(*map(jnp.asarray, (q, k, v, mask)))
+    out = jax.jit(causal_attention)(q, k, v, mask)
     wide = [torch.tensor(x.repeat(4 // kv_heads, axis=2)).transpose(1, 2) for x in (k, v)]
     expected = torch.nn.functional.scaled_dot_product_attention(
         torch.tensor(q).transpose(1, 2), *wide, attn_mask=torch.tensor(mask)[:, None]

@@ -141,6 +141,7 @@ def test_fewer_records_than_a_batch_are_a_clear_mistake():
         batch(0, options=dataclasses.replace(OPTIONS, batch=13))
 
 
+@jax.jit
 def full_logits(params, tokens):
     """Logits of an independent reading: the whole sequence, the whole head."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
