@@ -6,6 +6,7 @@ New-lines are known, so a window may lie across the end of a row.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +30,8 @@ from pure_jax.vocabulary import Vocabulary
 
 PASSES_PER_CALL = 16
 """Between two looks at what is finished."""
+GROUPS = 4
+"""Pictures are opened in groups of so many parts of a batch; one waits until as many places are free."""
 
 
 class WindowState(struct.PyTreeNode):
@@ -223,38 +226,34 @@ class Windows:
         )
         slots = self.image_slots(*job.grid)
         batch = min(batch, job.count)
-        group = -(-batch // 4)
-        flat = job.lq.reshape(job.count, -1)
-        holds = np.full(batch, -1)
-        opened: dict[int, tuple[np.ndarray, bool]] = {}
+        lq = job.lq.reshape(job.count, -1)
+        waiting = deque(range(job.count))
+        group = -(-batch // GROUPS)
+        held: dict[int, tuple[int, np.ndarray, bool]] = {}
+        """By place: the picture, its text, and whether the model opened it."""
         state: WindowState | None = None
-        coming, written = 0, 0
+        written = 0
         while written < job.count:
-            free = np.flatnonzero(holds < 0)
-            while coming < job.count and (len(free) >= group or coming == 0 or len(free) == batch):
-                taken = np.minimum(np.arange(coming, coming + group), job.count - 1)
-                new = min(group, job.count - coming, len(free))
-                start = open_batch(job, taken, slots)
+            free, starting = [row for row in range(batch) if row not in held], not held
+            while waiting and free and (starting or len(free) >= min(group, len(waiting))):
+                rows, free = free[:group], free[group:]
+                taken = [waiting.popleft() for _ in rows[: len(waiting)]]
+                # A group is filled up with its last picture, which goes to no place: one compiled program for all.
+                images = np.array((taken + taken[-1:] * group)[:group])
+                places = np.array((rows[: len(taken)] + [batch] * group)[:group], np.int32)
+                start = open_batch(job, images, slots)
                 if state is None:
                     state = empty_state(parts, job.noise, batch, tuple(cache.slots for cache in start.caches))
-                rows = np.full(group, batch, np.int32)
-                rows[:new] = free[:new]
-                state = admit(parts, job.params, state, rows, start, flat[taken])
-                for i in range(new):
-                    holds[rows[i]] = coming + i
-                    opened[coming + i] = np.asarray(start.text[i]), bool(start.opened[i])
-                coming += new
-                free = np.flatnonzero(holds < 0)
+                state = admit(parts, job.params, state, places, start, lq[images])
+                for i, (row, image) in enumerate(zip(rows, taken, strict=False)):
+                    held[row] = image, np.asarray(start.text[i]), bool(start.opened[i])
             assert state is not None
             state = decode_windows(parts, job.params, state, jnp.int32(PASSES_PER_CALL))
-            index = np.asarray(state.index)
-            finished = np.flatnonzero((holds >= 0) & (index >= parts.body))
-            for row in finished:
-                image = int(holds[row])
-                text, was_opened = opened.pop(image)
-                codes, entropy = (np.asarray(x[row]).reshape(job.grid) for x in (state.codes, state.entropy))
-                yield image, Written(codes, entropy, text, was_opened, int(state.passes[row]))
-            holds[finished] = -1
-            written += len(finished)
-            under_way = index[holds >= 0] * flat.shape[1] // parts.body
-            on_codes(written * flat.shape[1] + int(under_way.sum()))
+            index = np.array(state.index)
+            for row in [row for row in held if index[row] >= parts.body]:
+                image, text, opened = held.pop(row)
+                codes, entropy = (np.array(x[row]).reshape(job.grid) for x in (state.codes, state.entropy))
+                written += 1
+                yield image, Written(codes, entropy, text, opened, int(state.passes[row]))
+            under_way = sum(int(index[row]) for row in held) * lq.shape[1] // parts.body
+            on_codes(written * lq.shape[1] + under_way)
