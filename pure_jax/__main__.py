@@ -6,6 +6,7 @@ A command has `run`, and may have `interrupted`: what Ctrl-C or SIGTERM leaves b
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -39,9 +40,21 @@ def _terminate(number: int, frame: Any) -> None:
     raise Terminated
 
 
+def keep_compiled_programs() -> None:
+    """Let jax keep what it compiles in the user's cache folder, so that the next call starts without the wait.
+
+    JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false switches it off. Each machine has
+    a folder of its own, as homes are shared and programs are made for one processor.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(home, "pure-jax", platform.node() or "here"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run; a user's mistake is one sentence on stderr and exit status 2."""
     signal.signal(signal.SIGTERM, _terminate)
+    keep_compiled_programs()
     arguments = sys.argv[1:] if arguments is None else arguments
     if list(arguments) == ["--version"]:
         print(f"pure-jax {__version__}")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -22,6 +24,8 @@ from pure_jax.transformer import KVCache, Transformer
 from pure_jax.vocabulary import Vocabulary
 
 Params = dict[str, Any]
+
+STAGE_CODES = 1024
 
 
 class DecodeState(struct.PyTreeNode):
@@ -120,6 +124,28 @@ class Job:
     @property
     def count(self) -> int:
         return len(self.prompts)
+
+
+def stage_end(grid: tuple[int, int], tokens: int) -> int:
+    """Tokens of a picture's body, whole rows, to have room for when the first `tokens` are written.
+
+    A pass reads all room that there is, so large pictures are written in stages, of about STAGE_CODES codes, whose
+    room grows; each is a compiled program of its own.
+    """
+    height, width = grid
+    stages = max(1, height * width // STAGE_CODES)
+    rows = -(-height // stages)
+    needed = -(-tokens // (width + 1))
+    return min(height, -(-needed // rows) * rows) * (width + 1)
+
+
+State = TypeVar("State", bound=Any)
+
+
+@partial(jax.jit, static_argnames="tokens", donate_argnames="state")
+def grow(state: State, tokens: int) -> State:
+    """A state with `caches` that have room for so many more tokens."""
+    return state.replace(caches=tuple(cache.grown(cache.slots + tokens) for cache in state.caches))
 
 
 class Decoding(Protocol):

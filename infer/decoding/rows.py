@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 from pure_jax.config import SamplingConfig
-from pure_jax.infer.decoding.contract import DecodeState, Job, Params, Written, code_logits, feed
+from pure_jax.infer.decoding.contract import DecodeState, Job, Params, Written, code_logits, feed, grow, stage_end
 from pure_jax.infer.decoding.prefill import full_batches, open_batch
 from pure_jax.sampling import sample_code
 from pure_jax.transformer import Transformer
@@ -67,9 +67,12 @@ class Rows:
     def write(self, job: Job, batch: int, on_codes: Callable[[int], None]) -> Iterator[tuple[int, Written]]:
         height, width = job.grid
         for images, new in full_batches(job.count, batch):
-            state = open_batch(job, images, self.image_slots(height, width))
+            room = stage_end(job.grid, 1)
+            state = open_batch(job, images, 3 + room)
             texts, opened = np.asarray(state.text), np.asarray(state.opened)
             for row in range(height):
+                if (more := stage_end(job.grid, (row + 1) * (width + 1)) - room) > 0:
+                    state, room = grow(state, more), room + more
                 state = decode_rows(job.net, job.vocabulary, job.sampling, job.params, state, jnp.int32(1))
                 jax.block_until_ready(state.row)
                 on_codes((int(images[0]) * height + (row + 1) * new) * width)

@@ -19,7 +19,7 @@ from flax import struct
 from jax import Array, lax
 
 from pure_jax.config import SamplingConfig
-from pure_jax.infer.decoding.contract import DecodeState, Job, Params, Written, code_logits, feed
+from pure_jax.infer.decoding.contract import DecodeState, Job, Params, Written, code_logits, feed, grow, stage_end
 from pure_jax.infer.decoding.drafts import DRAFTS, Draft
 from pure_jax.infer.decoding.noise import Noise
 from pure_jax.infer.decoding.prefill import open_batch
@@ -196,7 +196,9 @@ def admit(parts: Parts, params: Params, state: WindowState, rows: Array, opened:
         return own.at[rows].set(new, mode="drop")
 
     return state.replace(
-        caches=tuple(own.with_rows(rows, new.per_row()) for own, new in zip(state.caches, caches, strict=True)),
+        caches=tuple(
+            own.with_rows(rows, new.per_row().grown(own.slots)) for own, new in zip(state.caches, caches, strict=True)
+        ),
         images=put(state.images, opened.images),
         index=put(state.index, 0),
         position=put(state.position, opened.position + 1),
@@ -224,13 +226,16 @@ class Windows:
         parts = Parts(
             job.net, job.vocabulary, job.sampling, job.grid, self.window, RULES[self.rule], DRAFTS[self.draft]
         )
-        slots = self.image_slots(*job.grid)
+        # The last window of a picture reaches beyond its end, so there is always room for one more.
+        room = stage_end(job.grid, 1)
+        first_slots = 3 + room + self.window
         batch = min(batch, job.count)
         lq = job.lq.reshape(job.count, -1)
         waiting = deque(range(job.count))
         group = -(-batch // GROUPS)
         held: dict[int, tuple[int, np.ndarray, bool]] = {}
         """By place: the picture, its text, and whether the model opened it."""
+        index = np.zeros(batch, np.int32)
         state: WindowState | None = None
         written = 0
         while written < job.count:
@@ -241,13 +246,17 @@ class Windows:
                 # A group is filled up with its last picture, which goes to no place: one compiled program for all.
                 images = np.array((taken + taken[-1:] * group)[:group])
                 places = np.array((rows[: len(taken)] + [batch] * group)[:group], np.int32)
-                start = open_batch(job, images, slots)
+                start = open_batch(job, images, first_slots)
                 if state is None:
                     state = empty_state(parts, job.noise, batch, tuple(cache.slots for cache in start.caches))
                 state = admit(parts, job.params, state, places, start, lq[images])
                 for i, (row, image) in enumerate(zip(rows, taken, strict=False)):
+                    index[row] = 0
                     held[row] = image, np.asarray(start.text[i]), bool(start.opened[i])
             assert state is not None
+            furthest = max(int(index[row]) for row in held) + PASSES_PER_CALL * self.window
+            if (more := stage_end(job.grid, furthest) - room) > 0:
+                state, room = grow(state, more), room + more
             state = decode_windows(parts, job.params, state, jnp.int32(PASSES_PER_CALL))
             index = np.array(state.index)
             for row in [row for row in held if index[row] >= parts.body]:

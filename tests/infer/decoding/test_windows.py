@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pure_jax.errors import PureError
+from pure_jax.infer.decoding import contract, windows
 from pure_jax.infer.decoding.drafts import DRAFTS
 from pure_jax.infer.decoding.generate import generate
 from pure_jax.infer.decoding.rows import Rows
@@ -76,6 +77,15 @@ def test_a_perfect_draft_needs_one_pass_for_each_window(model, codes, plain, mon
     answers = generate(model, codes, seed=SEED, decoding=Windows("jacobi", 10, "known"))
     assert_same(answers, plain)
     assert {answer.passes for answer in answers} == {HEIGHT * (WIDTH + 1) // 10}
+
+
+@pytest.mark.parametrize("way", [Rows(), Windows("jacobi", 6)])
+def test_room_that_grows_in_stages_changes_nothing(model, codes, plain, monkeypatch, way):
+    monkeypatch.setattr(contract, "STAGE_CODES", 16)
+    monkeypatch.setattr(windows, "PASSES_PER_CALL", 1)
+    assert contract.stage_end((HEIGHT, WIDTH), 1) == contract.stage_end((HEIGHT, WIDTH), 20) == 20
+    assert contract.stage_end((HEIGHT, WIDTH), 21) == contract.stage_end((HEIGHT, WIDTH), 999) == 40
+    assert_same(generate(model, codes, seed=SEED, batch=3, decoding=way), plain)
 
 
 def test_greedy_decoding_too(model, codes):
