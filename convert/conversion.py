@@ -17,6 +17,7 @@ from pure_jax.checkpoint import (
     Checkpoint,
     Format,
     Tensors,
+    cast_network,
     unstack,
     with_layers,
     write_checkpoint,
@@ -27,7 +28,7 @@ from pure_jax.convert.upstream import Upstream
 from pure_jax.errors import PureError
 from pure_jax.families import FAMILIES, check_options
 from pure_jax.files import new_directory
-from pure_jax.tensors import cast, total_bytes
+from pure_jax.tensors import total_bytes
 
 SPARE_BYTES = 64 << 20
 """Room on the disk for everything beside the tensors."""
@@ -98,7 +99,7 @@ def _open(path: Path, dtype: str, **options: Any) -> Upstream:
 
 
 def _cast(tensors: Tensors, dtype: str) -> Tensors:
-    return tensors if dtype == "auto" else {path: cast(tensor, dtype, path) for path, tensor in tensors.items()}
+    return tensors if dtype == "auto" else cast_network(tensors, dtype)
 
 
 def _torch_writer(family: str, options: dict[str, Any]) -> Callable[..., None]:
