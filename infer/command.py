@@ -55,9 +55,9 @@ class Restore:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The transformer computes in it; auto is float32 on CPU and bfloat16 elsewhere."""
     weights: Literal["float", "int8"] | None = None
-    """int8 rounds the transformer's kernels while they are read, to a fourth of the memory; by default the model's."""
+    """int8 rounds the transformer's kernels while they are read, to a quarter of float32's size."""
     cache: Literal["float", "int8"] | None = None
-    """int8 rounds keys and values, which is less to be read at each step; by default the model's."""
+    """int8 rounds keys and values, which is less to be read at each step."""
     entropy_map: Path | None = None
     """Write the entropy of every code as a heat map to this PNG file."""
     overwrite: bool = False
@@ -159,9 +159,9 @@ class Evaluate:
     seed: int = 0
     """The same seed gives the same pictures."""
     weights: Literal["float", "int8"] | None = None
-    """int8 rounds the transformer's kernels while they are read; by default the model's."""
+    """int8 rounds the transformer's kernels while they are read."""
     cache: Literal["float", "int8"] | None = None
-    """int8 rounds keys and values; by default the model's."""
+    """int8 rounds keys and values."""
     against: Path | None = None
     """Model directory of the full model, say: evaluate it too, and compare the distributions that codes are drawn
     from."""

@@ -103,11 +103,10 @@ def to_json(deltas: Deltas) -> dict[str, Any]:
 
 def format_deltas(deltas: Deltas) -> str:
     """Sentences for people."""
-    means = [
-        f"{metric} {deltas.full.mean('ours', metric):.4g}" for metric in METRICS if deltas.full.mean("ours", metric)
-    ]
+    found = {metric: deltas.full.mean("ours", metric) for metric in METRICS}
+    means = ", ".join(f"{metric} {mean:.4f}" for metric, mean in found.items() if mean is not None)
     return (
-        f"The full model restores with {', '.join(means)}; PSNR between both restorations {deltas.psnr:.2f} dB.\n"
+        f"The full model restores with {means}; PSNR between both restorations {deltas.psnr:.2f} dB.\n"
         f"Over {deltas.codes} codes: KL {deltas.kl:.3g} nats, the same code likeliest in {deltas.agreement:.2%}."
     )
 
