@@ -1,4 +1,4 @@
-"""`pure convert` and `pure compare`: PyTorch models to Flax and back, and the proof that both compute the same."""
+"""`pure convert`, `pure quantize`, `pure compare`: PyTorch models to Flax and back, int8, and the proof of equality."""
 
 from __future__ import annotations
 
@@ -51,6 +51,42 @@ class Convert:
             dtype=self.dtype,
             format=self.format,
             norm_rows=self.norm_rows,
+            verify=self.verify,
+            revision=self.revision,
+        )
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Write a model with int8 weights: a quarter of float32's size. docs/quantisation.md says what that costs.
+
+    `pure evaluate DIR --model DST --against SRC` measures it on pictures of yours.
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
+    """Model directory, PyTorch model in Hugging Face's layout, or hub id."""
+    destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
+    """New directory; it appears when all is done, or not at all."""
+    weights: Literal["float", "int8"] = "int8"
+    """int8: the transformer's kernels, with a scale for each output channel; embedding and norms stay as they are."""
+    cache: Literal["float", "int8"] | None = None
+    """Whether the model is to keep keys and values as int8, with a scale for each head and token; by default as SRC."""
+    format: Literal["safetensors", "orbax"] = "safetensors"
+    """Of the model directory's parameters."""
+    verify: bool = False
+    """Read source and result once more and compare them bit by bit."""
+    revision: str | None = None
+    """Hub only: commit, tag or branch; a commit is the same for ever."""
+
+    def run(self) -> None:
+        from pure_jax.convert.conversion import convert
+
+        convert(
+            self.source,
+            self.destination,
+            weights=self.weights,
+            cache=self.cache,
+            format=self.format,
             verify=self.verify,
             revision=self.revision,
         )

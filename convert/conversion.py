@@ -17,8 +17,10 @@ from pure_jax.checkpoint import (
     Checkpoint,
     Format,
     Tensors,
+    cast_network,
     unstack,
     with_layers,
+    with_precision,
     write_checkpoint,
 )
 from pure_jax.convert.layouts import LAYOUTS, layout_of
@@ -27,7 +29,7 @@ from pure_jax.convert.upstream import Upstream
 from pure_jax.errors import PureError
 from pure_jax.families import FAMILIES, check_options
 from pure_jax.files import new_directory
-from pure_jax.tensors import cast, total_bytes
+from pure_jax.tensors import total_bytes
 
 SPARE_BYTES = 64 << 20
 """Room on the disk for everything beside the tensors."""
@@ -46,8 +48,12 @@ def convert(
     norm_rows: Literal["heads", "ranks"] = "heads",
     verify: bool = False,
     revision: str | None = None,
+    weights: str | None = None,
+    cache: str | None = None,
 ) -> None:
-    """Convert `source` into the new directory `destination`; the arguments are those of `pure convert`.
+    """Convert `source` into the new directory `destination`.
+
+    The arguments are those of `pure convert`; weights and cache, to flax only, those of `pure quantize`.
 
     Raises:
         PureError: whatever is wrong, before anything is written where that can be known; there is no destination then.
@@ -61,6 +67,12 @@ def convert(
         if given:
             raise PureError(f"{value!r} has a meaning with {where} only; leave it out")
     model, remarks = _open(find(source, revision), dtype, vqgan=vqgan, vqgan_weights=vqgan_weights, tokenizer=tokenizer)
+    before = sum(map(total_bytes, model.tensors.values()))
+    if weights or cache:
+        model = with_precision(model, weights, cache)
+        own = model.config.transformer
+        note = f"\nRounded by `pure quantize`: weights {own.weights}, cache {own.cache}; see docs/quantisation.md.\n"
+        model = dataclasses.replace(model, card=(model.card or _card(model)) + note)
     options = {} if norm_rows == "heads" else {"rows_per_head": False}
     write = _torch_writer(model.config.family, options) if to == "torch" else partial(_write_native, format=format)
     size = sum(map(total_bytes, model.tensors.values()))
@@ -79,7 +91,8 @@ def convert(
             remarks.append(f"verified: {count} parameters were read again from source and result, and are equal")
     for remark in remarks:
         print(f"note: {remark}")
-    print(f"{destination}: {size / 1e9:.2f} GB of parameters")
+    instead = f" instead of {_size(before)}" if size < before else ""
+    print(f"{destination}: {_size(size)} of parameters{instead}")
 
 
 def _open(path: Path, dtype: str, **options: Any) -> Upstream:
@@ -98,7 +111,7 @@ def _open(path: Path, dtype: str, **options: Any) -> Upstream:
 
 
 def _cast(tensors: Tensors, dtype: str) -> Tensors:
-    return tensors if dtype == "auto" else {path: cast(tensor, dtype, path) for path, tensor in tensors.items()}
+    return tensors if dtype == "auto" else cast_network(tensors, dtype)
 
 
 def _torch_writer(family: str, options: dict[str, Any]) -> Callable[..., None]:
@@ -156,6 +169,10 @@ def _require_space(destination: Path, size: int) -> None:
             f"{destination} needs {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there; "
             "make room or choose another place"
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
 def _card(model: Checkpoint) -> str:

@@ -32,6 +32,9 @@ def torch_config(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         PureError: transformers has no such model.
     """
+    weights = checkpoint.config.transformer.weights
+    if weights != "float":
+        raise PureError(f"{checkpoint.directory} has {weights} weights, which PyTorch's has not; take the full model")
     content = json.loads(checkpoint.tokenizer_json)
     names = content["model"]["vocab"] | {t["content"]: t["id"] for t in content.get("added_tokens") or ()}
     own = {k: v for k, v in (checkpoint.upstream or {}).get("config", {}).items() if v is not None}

@@ -7,16 +7,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax import Array
 
-from pure_jax.checkpoint import Checkpoint, Tensors, unstack
+from pure_jax.checkpoint import Checkpoint, Tensors, cast_network, unstack
 from pure_jax.model import decode_codes
-from pure_jax.tensors import cast
+from pure_jax.quantisation import product
 from pure_jax.transformer import Block, RMSNorm, rotary
 from pure_jax.vqgan import VQGAN, from_pixels
 
@@ -37,7 +36,6 @@ def activations(
     count = len(ids)
     rope = rotary(jnp.arange(count)[None], cfg.head_dim, cfg.rope_theta)
     causal = jnp.tril(jnp.ones((1, count, count), bool))
-    head = nn.Dense(cfg.vocab_size, use_bias=False, dtype=dtype)
 
     def record(name: str, x: Array) -> None:
         observe(name, np.asarray(x[0].astype(jnp.float32)))
@@ -53,8 +51,7 @@ def activations(
             record(f"layer {i}", x)
         x = RMSNorm(cfg.rms_norm_eps).apply({"params": _parameters(tensors, "norm", dtype)}, x)
         record("final norm", x)
-        logits: Any = head.apply({"params": _parameters(tensors, "lm_head", dtype)}, x)
-        record("logits", logits)
+        record("logits", product(x, _parameters(tensors, "lm_head", dtype)).astype(dtype))
 
 
 @partial(jax.jit, static_argnames="block")
@@ -67,7 +64,7 @@ def _parameters(tensors: Tensors, module: str, dtype: str) -> Any:
     """One module's parameters, read now; the whole network's for an empty name."""
     prefix = f"{module}." if module else ""
     own = {path[len(prefix) :]: tensor for path, tensor in tensors.items() if path.startswith(prefix)}
-    read = {path: jnp.asarray(np.asarray(cast(tensor, dtype, path))) for path, tensor in own.items()}
+    read = {path: jnp.asarray(np.asarray(tensor)) for path, tensor in cast_network(own, dtype).items()}
     return traverse_util.unflatten_dict(read, sep=".")
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from pure_jax.checkpoint import compute_dtype, demo_directory, open_checkpoint, place
+from pure_jax.checkpoint import compute_dtype, demo_directory, open_checkpoint, place, with_precision
+from pure_jax.config import require_precision
 from pure_jax.convert.hub import download, is_hub_id
 from pure_jax.convert.layouts import layout_of
 from pure_jax.convert.upstream import Upstream
@@ -25,6 +26,8 @@ def load(
     scan_layers: bool | None = None,
     *,
     mesh: Mesh | None = None,
+    weights: str | None = None,
+    cache: str | None = None,
     vqgan: str | os.PathLike | None = None,
     tokenizer: str | os.PathLike | None = None,
     revision: str | None = None,
@@ -41,6 +44,8 @@ def load(
         scan_layers: scan over stacked layers or unroll them; None unrolls on CPU, where that decodes faster.
         mesh: devices to spread the parameters over, as `pure_jax.sharding` says; each reads its own part of the files.
             None puts all on the first device.
+        weights, cache: "int8" rounds the kernels, while they are read, and the KV cache; docs/quantisation.md says what
+            that costs. None keeps what the directory says.
         vqgan: PyTorch models only: LlamaGen's file, if it does not lie in the directory.
         tokenizer: PyTorch models only: the tokenizer file, if it is not the directory's tokenizer.json.
         revision: hub only: the commit, tag or branch wanted; a commit is the same for ever.
@@ -49,15 +54,19 @@ def load(
         A model of the directory's family: `pure_jax.Model` for PURE.
 
     Raises:
-        PureError: what `read_config` refuses; a missing, broken or unfitting part; an unknown dtype; a size that the
-            mesh does not divide; a hub that cannot be reached or a revision that has moved.
+        PureError: what `read_config` refuses; a missing, broken or unfitting part; an unknown dtype or precision, or
+            one that the model cannot have; a size that the mesh does not divide; a hub that cannot be reached or a
+            revision that has moved.
     """
     compute_dtype(dtype)  # refused before anything is downloaded
+    for name, value in (("weights", weights), ("cache", cache)):
+        if value is not None:
+            require_precision(name, value)
     path = find(demo_directory() if source is None else source, revision)
     checkpoint, remarks = open_model(path, vqgan=vqgan, tokenizer=tokenizer)
     for remark in remarks:
         logger.warning("%s: %s", path, remark)
-    return place(checkpoint, dtype, scan_layers, mesh=mesh)
+    return place(with_precision(checkpoint, weights, cache), dtype, scan_layers, mesh=mesh)
 
 
 def open_model(path: Path, **options: Any) -> Upstream:

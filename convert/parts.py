@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pure_jax.checkpoint import (
+    cast_network,
     compute_dtype,
     demo_directory,
     open_network,
@@ -59,7 +60,7 @@ def load_transformer(
     compute = compute_dtype(dtype)
     path = find(demo_directory() if source is None else source, revision)
     config, tensors = open_language_model(path).network if is_upstream(path) else _own(path, "transformer")
-    tensors = {name: cast(tensor, compute, name) for name, tensor in tensors.items()}
+    tensors = cast_network(tensors, compute)
     scan = jax.default_backend() != "cpu" if scan_layers is None else scan_layers
     if scan != config.scan_layers:
         config, tensors = dataclasses.replace(config, scan_layers=scan), (stack if scan else unstack)(tensors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -54,6 +54,10 @@ class Restore:
     """Tiles decoded together; by default as many as keep the caches within 1 GiB, at most 64."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The transformer computes in it; auto is float32 on CPU and bfloat16 elsewhere."""
+    weights: Literal["float", "int8"] | None = None
+    """int8 rounds the transformer's kernels while they are read, to a quarter of float32's size."""
+    cache: Literal["float", "int8"] | None = None
+    """int8 rounds keys and values, which is less to be read at each step."""
     entropy_map: Path | None = None
     """Write the entropy of every code as a heat map to this PNG file."""
     overwrite: bool = False
@@ -95,7 +99,7 @@ class Restore:
         options = {name: getattr(self, name) for name in names if getattr(self, name) not in ("", False, None)}
         with Reporter(self.quiet) as report:
             report("load")
-            model = pure_jax.load(self.model, dtype=self.dtype)
+            model = pure_jax.load(self.model, dtype=self.dtype, weights=self.weights, cache=self.cache)
             sampling = override(
                 model.config.sampling,
                 temperature=self.temperature,
@@ -154,6 +158,13 @@ class Evaluate:
     """The ground truths' sides over those of the low-quality pictures."""
     seed: int = 0
     """The same seed gives the same pictures."""
+    weights: Literal["float", "int8"] | None = None
+    """int8 rounds the transformer's kernels while they are read."""
+    cache: Literal["float", "int8"] | None = None
+    """int8 rounds keys and values."""
+    against: Path | None = None
+    """Model directory of the full model, say: evaluate it too, and compare the distributions that codes are drawn
+    from."""
     niqe: Path | None = None
     """NIQE's pristine model, an .npz file; by default BasicSR's, which ships with this package."""
     csv: Path | None = None
@@ -166,7 +177,8 @@ class Evaluate:
     """Print nothing but errors, and the object of --json."""
     json: bool = False
     """Print one JSON object on stdout instead: pairs, scale, seed, images (their number), means (by method and metric),
-    rows (image, method and metrics of each; null where there is none), skipped and remarks (lists)."""
+    rows (image, method and metrics of each; null where there is none), skipped and remarks (lists), against (codes, kl,
+    agreement, psnr and means; null without)."""
 
     @property
     def interrupted(self) -> str | None:
@@ -176,6 +188,7 @@ class Evaluate:
         import pure_jax
         from pure_jax.files import check_output_file, refuse_existing
         from pure_jax.infer.contract import check_seed
+        from pure_jax.infer.deltas import compare, format_deltas, to_json
         from pure_jax.infer.evaluate import METHODS, METRICS, evaluate, format_table, write_csv
         from pure_jax.infer.metrics.niqe import load_niqe_params
         from pure_jax.infer.metrics.perceptual import load_params
@@ -183,6 +196,8 @@ class Evaluate:
         from pure_jax.infer.restore import Restorer
 
         check_seed(self.seed)
+        if self.against is not None and self.save_images is not None:
+            raise PureError("pictures are saved of one model at a time; leave --against or --save-images out")
         if self.csv is not None:
             check_output_file(self.csv, self.overwrite)
         if self.save_images is not None and self.save_images.is_dir() and any(self.save_images.iterdir()):
@@ -190,16 +205,20 @@ class Evaluate:
         niqe_params = load_niqe_params(self.niqe)
         with Reporter(self.quiet) as report:
             report("load")
-            result = evaluate(
-                Path(self.pairs),
-                Restorer(pure_jax.load(self.model)),
-                scale=self.scale,
-                seed=self.seed,
-                perceptual_params=load_params,
-                niqe_params=niqe_params,
-                save_images=self.save_images,
-                on_image=lambda done, total, name: report("evaluate", done, total),
-            )
+            model = pure_jax.load(self.model, weights=self.weights, cache=self.cache)
+            options: dict[str, Any] = {
+                "scale": self.scale,
+                "seed": self.seed,
+                "perceptual_params": load_params,
+                "niqe_params": niqe_params,
+                "on_image": lambda done, total, name: report("evaluate", done, total),
+            }
+            deltas = None
+            if self.against is None:
+                result = evaluate(Path(self.pairs), Restorer(model), save_images=self.save_images, **options)
+            else:
+                deltas = compare(Path(self.pairs), model, pure_jax.load(self.against), **options)
+                result = deltas.model
             if self.csv is not None:
                 report("write")
                 write_csv(result, self.csv)
@@ -213,10 +232,13 @@ class Evaluate:
                 "rows": [asdict(row) for row in result.rows],
                 "skipped": result.skipped,
                 "remarks": result.remarks,
+                "against": None if deltas is None else to_json(deltas),
             }
             print(json.dumps(facts))
         elif not self.quiet:
             print(format_table(result))
+            if deltas is not None:
+                print(format_deltas(deltas))
 
 
 def _same_file(a: Path, b: Path) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import tyro
 
 from pure_jax import __version__
-from pure_jax.convert.command import Compare, Convert
+from pure_jax.convert.command import Compare, Convert, Quantize
 from pure_jax.errors import PureError
 from pure_jax.files import not_writable
 from pure_jax.infer.command import Evaluate, Restore
@@ -24,6 +24,7 @@ from pure_jax.train.command import Degrade, Train
 COMMANDS: dict[str, Callable[..., Any]] = {
     "restore": Restore,
     "convert": Convert,
+    "quantize": Quantize,
     "compare": Compare,
     "train": Train,
     "degrade": Degrade,

@@ -29,12 +29,23 @@ import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
-from pure_jax.config import from_dict, to_dict
+from pure_jax.config import from_dict, require_precision, to_dict
 from pure_jax.errors import PureError
 from pure_jax.families import FAMILIES
 from pure_jax.files import new_directory, read_text
+from pure_jax.quantisation import Quantised, is_pair, quantise
 from pure_jax.sharding import parameter_sharding
-from pure_jax.tensors import Index, LazyTensor, cast, entry, in_memory, open_safetensors, stacked, write_safetensors
+from pure_jax.tensors import (
+    STORED,
+    Index,
+    LazyTensor,
+    cast,
+    entry,
+    in_memory,
+    open_safetensors,
+    stacked,
+    write_safetensors,
+)
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 Format = Literal["safetensors", "orbax"]
@@ -88,7 +99,7 @@ def save(
         directory: must not exist yet.
         config: of a family's own class. params: a nested dict for each of its networks, laid out as `config` says.
         tokenizer_json: the tokenizer file's text, "" in a model without; card: README.md's text.
-        dtype: cast the parameters to this before writing; None keeps them.
+        dtype: cast the parameters to this before writing, but for int8 kernels with their scales; None keeps them.
 
     Raises:
         PureError: the directory exists or cannot be written, or float16 is too small for a parameter.
@@ -96,7 +107,8 @@ def save(
     tensors = {}
     for name in FAMILIES[config.family].shapes(config):
         flat = traverse_util.flatten_dict(params[name], sep=".")
-        tensors[name] = {path: cast(in_memory(leaf), dtype or leaf.dtype, path) for path, leaf in flat.items()}
+        own = {path: in_memory(leaf) for path, leaf in flat.items()}
+        tensors[name] = own if dtype is None else cast_network(own, dtype)
     with new_directory(Path(directory)) as partial:
         write_checkpoint(partial, config, tensors, tokenizer_json, card, format)
 
@@ -215,7 +227,7 @@ def open_network(directory: Path, name: str, wanted: Mapping[str, tuple[int, ...
     """One network's parameters, checked one by one against the shapes `wanted`."""
     file, folder = directory / f"{name}.safetensors", directory / name
     if file.is_file():
-        found = open_safetensors(file)
+        found = open_safetensors(file, STORED)
     elif folder.is_dir():
         from pure_jax.orbax_tensors import open_orbax
 
@@ -228,6 +240,11 @@ def open_network(directory: Path, name: str, wanted: Mapping[str, tuple[int, ...
         f"{key} has shape {list(found[key].shape)} instead of {list(shape)}"
         for key, shape in wanted.items()
         if key in found and found[key].shape != shape
+    ]
+    problems += [
+        f"{key} holds {tensor.dtype.name} instead of {'int8' if tensor.dtype != np.int8 else 'floats'}"
+        for key, tensor in found.items()
+        if (tensor.dtype == np.int8) != (key.endswith(".kernel") and is_pair(key, wanted))
     ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -263,6 +280,60 @@ def with_layers(config: Any, tensors: dict[str, Tensors], scan: bool) -> tuple[A
     transformer = dataclasses.replace(config.transformer, scan_layers=scan)
     arranged = (stack if scan else unstack)(tensors["transformer"])
     return dataclasses.replace(config, transformer=transformer), tensors | {"transformer": arranged}
+
+
+def cast_network(tensors: Tensors, dtype: Any) -> Tensors:
+    """One network's parameters in another dtype; int8 kernels and their scales stay as they are."""
+    return {path: t if is_pair(path, tensors) else cast(t, dtype, path) for path, t in tensors.items()}
+
+
+def with_precision(checkpoint: Checkpoint, weights: str | None = None, cache: str | None = None) -> Checkpoint:
+    """A model with int8 weights or an int8 cache, as `pure_jax.config.TransformerConfig` has them; nothing is read.
+
+    weights, cache: None leaves them as they are.
+
+    Raises:
+        PureError: no such precision; a family that knows none; floats are asked of weights that are int8.
+    """
+    asked = {name: value for name, value in (("weights", weights), ("cache", cache)) if value is not None}
+    if not asked:
+        return checkpoint
+    config, own = checkpoint.config, checkpoint.config.transformer
+    for name, value in asked.items():
+        if not hasattr(own, name):
+            raise PureError(f"a model of the family {config.family} cannot be quantised; leave {name} out")
+        require_precision(name, value)
+    config = dataclasses.replace(config, transformer=dataclasses.replace(own, **asked))
+    tensors = dict(checkpoint.tensors["transformer"])
+    if config.transformer.weights != own.weights:
+        if own.weights != "float":
+            raise PureError(f"{checkpoint.directory} has {own.weights} weights, not {weights}; take the full model")
+        shapes = FAMILIES[config.family].shapes(config)["transformer"]
+        for path in [path for path in shapes if path.endswith(".kernel") and is_pair(path, shapes)]:
+            tensors[path], tensors[f"{path.removesuffix('kernel')}scale"] = quantised(tensors[path])
+    return dataclasses.replace(checkpoint, config=config, tensors=checkpoint.tensors | {"transformer": tensors})
+
+
+def quantised(kernel: LazyTensor) -> tuple[LazyTensor, LazyTensor]:
+    """A kernel [..., in, out] as int8 of the same shape, and its scales, float32 [..., out]; nothing is read.
+
+    Later whole columns are, whatever part is asked for.
+    """
+    *lead, height, width = kernel.shape
+
+    def columns(index: Index) -> Quantised:
+        return quantise(kernel.read((*index[:-1], slice(0, height), index[-1])), axis=-2)
+
+    def values(index: Index) -> np.ndarray:
+        return columns((*index[:-2], index[-1])).values[..., index[-2], :]
+
+    def scale(index: Index) -> np.ndarray:
+        return columns(index).scale[..., 0, :]
+
+    return (
+        LazyTensor(kernel.shape, np.dtype(np.int8), values, kernel.step if lead else height),
+        LazyTensor((*lead, width), np.dtype(np.float32), scale, kernel.step if lead else width),
+    )
 
 
 # ---- placing -------------------------------------------------------------------------------------------------------
@@ -301,7 +372,7 @@ def place(
                 f"{checkpoint.directory}: tokenizer.json is not a tokenizer file of the Hugging Face tokenizers library"
             ) from error
     tensors = {
-        name: {path: cast(t, compute if name in family.follow_dtype else jnp.float32, path) for path, t in own.items()}
+        name: cast_network(own, compute if name in family.follow_dtype else jnp.float32)
         for name, own in checkpoint.tensors.items()
     }
     scan = jax.default_backend() != "cpu" if scan_layers is None else scan_layers

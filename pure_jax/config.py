@@ -25,6 +25,18 @@ _LARGEST: dict[str, float] = {
 _MOST_LEVELS = 6
 
 
+PRECISIONS = ("float", "int8")
+
+
+def require_precision(name: str, value: str) -> None:
+    """Raises PureError unless `value` is one of PRECISIONS; name: what it is that of."""
+    if value not in PRECISIONS:
+        raise PureError(
+            f"{name} is {value!r}, but it must be one of {', '.join(PRECISIONS)}; "
+            "a model that says so was quantised by another version of pure-jax"
+        )
+
+
 def _require_range(config: Any, except_for: str = "") -> None:
     """Raise PureError unless every number in the fields of `config` is above 0 and at most what _LARGEST says."""
     for name, value in vars(config).items():
@@ -38,7 +50,7 @@ def _require_range(config: Any, except_for: str = "") -> None:
 class TransformerConfig:
     """Sizes of the decoder-only transformer (Chameleon / Lumina-mGPT family; defaults are PURE-7B's)."""
 
-    may_be_absent = frozenset({"dropout", "scan_layers", "remat"})
+    may_be_absent = frozenset({"dropout", "scan_layers", "remat", "weights", "cache"})
     vocab_size: int = 73_728
     hidden_size: int = 4096
     intermediate_size: int = 11_008
@@ -59,9 +71,15 @@ class TransformerConfig:
     """Stack the layers' parameters and scan over them; False keeps one sub-tree per layer."""
     remat: bool = False
     """Recompute each block's activations in the backward pass instead of storing them."""
+    weights: str = "float"
+    """int8: the layers' kernels and the head's are int8, with a scale for each output channel. For inference only."""
+    cache: str = "float"
+    """int8: keys and values are rounded to int8 with a scale for each head and token. For inference only."""
 
     def __post_init__(self) -> None:
         _require_range(self, except_for="dropout")
+        for name in ("weights", "cache"):
+            require_precision(name, getattr(self, name))
         if self.num_heads % self.num_kv_heads:
             raise PureError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         for name in ("num_heads", "num_kv_heads"):

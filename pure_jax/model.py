@@ -13,6 +13,7 @@ from jax import Array
 
 from pure_jax.config import ModelConfig, SamplingConfig
 from pure_jax.errors import PureError
+from pure_jax.quantisation import columns, product
 from pure_jax.sampling import CODE, CodeDistribution, body_kind, code_distribution, guide
 from pure_jax.sequence import latent_side
 from pure_jax.transformer import Transformer
@@ -132,5 +133,4 @@ def next_code_distribution(
 def _next_logits(net: Transformer, params: Any, ids: Array, tokens: Array) -> Array:
     """Logits, float32 [ids], of these ids behind the last of tokens [n]."""
     hidden: Any = net.apply({"params": params}, tokens[None], jnp.arange(len(tokens))[None], hidden_only=True)[0]
-    kernel = params["lm_head"]["kernel"][:, ids].astype(hidden.dtype)
-    return jnp.einsum("d,dv->v", hidden[0, -1], kernel, preferred_element_type=jnp.float32)
+    return product(hidden[0, -1:], columns(params["lm_head"], ids))[0]

@@ -19,7 +19,7 @@ import tensorstore as ts
 from flax import traverse_util
 
 from pure_jax.errors import PureError
-from pure_jax.tensors import FLOATS, Index, LazyTensor, all_finite
+from pure_jax.tensors import STORED, Index, LazyTensor, all_finite
 
 _ARRAY = "/.zarray"
 _IN_FLIGHT = 16 << 20
@@ -35,7 +35,7 @@ def open_orbax(folder: Path) -> dict[str, LazyTensor]:
     layer of a stack that `write_orbax` wrote, the whole array if `StandardCheckpointer` was given a numpy array.
 
     Raises:
-        PureError: the folder is missing, incomplete or damaged, or a tensor is not float32, bfloat16 or float16.
+        PureError: the folder is missing, incomplete or damaged, or a tensor's dtype is not among STORED.
     """
     context = ocp.type_handlers.get_ts_context()
     # What Orbax writes by default: a database in the folder, which holds one zarr array per tensor. Orbax's own way
@@ -58,9 +58,9 @@ def open_orbax(folder: Path) -> dict[str, LazyTensor]:
     if not stores:
         raise PureError(f"{folder} is no complete Orbax checkpoint; get the directory again")
     for name, store in stores.items():
-        if store.dtype.numpy_dtype not in FLOATS.values():
+        if store.dtype.numpy_dtype not in STORED.values():
             raise PureError(
-                f"{folder}: tensor {name!r} holds {store.dtype.name}, but parameters must be {', '.join(FLOATS)}"
+                f"{folder}: tensor {name!r} holds {store.dtype.name}, but parameters must be {', '.join(STORED)}"
             )
     return {name: _from_store(folder, name, store) for name, store in stores.items()}
 

@@ -61,7 +61,9 @@ def parameter_sharding(mesh: Mesh, path: str, shape: tuple[int, ...]) -> NamedSh
     """
     if AxisType.Explicit in mesh.axis_types:
         raise PureError("the mesh has explicit axes, which the model does not annotate; make it with make_mesh")
-    names = next(axes for pattern, axes in PARAMETER_AXES if re.fullmatch(pattern, path))
+    of = re.sub(r"\.scale$", ".kernel", path)
+    names = next(axes for pattern, axes in PARAMETER_AXES if re.fullmatch(pattern, of))
+    names = names if of == path else names[-1:]  # the scale of an int8 kernel: one for each output channel
     spec: list[str | None] = [None] * (len(shape) - len(names))
     for name, size in zip(names, shape[len(spec) :], strict=True):
         axis = RULES[name] if RULES[name] in mesh.shape else None

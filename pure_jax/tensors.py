@@ -26,6 +26,8 @@ Index = tuple[slice, ...]
 
 FLOATS = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
 """What a safetensors file calls the dtypes that parameters may have."""
+STORED = FLOATS | {"I8": np.dtype(np.int8)}
+"""Those of a model directory of this library: kernels may be int8, see `pure_jax.quantisation`."""
 
 PIECE_BYTES = 4 << 20
 """Of a file read at a time: much for the disk, little for the processor's cache."""
@@ -179,12 +181,12 @@ def all_finite(array: np.ndarray) -> bool:
 # ---- safetensors ---------------------------------------------------------------------------------------------------
 
 
-def open_safetensors(file: Path) -> dict[str, LazyTensor]:
+def open_safetensors(file: Path, dtypes: Mapping[str, np.dtype] = FLOATS) -> dict[str, LazyTensor]:
     """Every tensor of a safetensors file by name; only the header is read now.
 
     Raises:
         PureError: the file is missing, truncated or damaged (the library checks sizes and offsets), or a tensor's
-            dtype is not float32, bfloat16 or float16.
+            dtype is not among `dtypes`.
     """
     try:
         with safe_open(file, "numpy"):  # checks that sizes and offsets are those of the file, without gap or overlap
@@ -198,10 +200,10 @@ def open_safetensors(file: Path) -> dict[str, LazyTensor]:
         raise PureError(f"{file} is broken and cannot be read ({error}); get the file again") from error
     header.pop("__metadata__", None)
     for name, entry_ in header.items():
-        if entry_["dtype"] not in FLOATS:
-            raise PureError(f"{file}: tensor {name!r} holds {entry_['dtype']}, but parameters are {', '.join(FLOATS)}")
+        if entry_["dtype"] not in dtypes:
+            raise PureError(f"{file}: tensor {name!r} holds {entry_['dtype']}, but parameters are {', '.join(dtypes)}")
     return {
-        name: _from_file(file, name, tuple(e["shape"]), FLOATS[e["dtype"]], 8 + length + e["data_offsets"][0])
+        name: _from_file(file, name, tuple(e["shape"]), dtypes[e["dtype"]], 8 + length + e["data_offsets"][0])
         for name, e in header.items()
     }
 
@@ -238,7 +240,7 @@ def write_safetensors(
 
     progress: called with the number of bytes of each piece. Returns the file's sha256, hexadecimal. Raises OSError.
     """
-    names = {dtype: name for name, dtype in FLOATS.items()}
+    names = {dtype: name for name, dtype in STORED.items()}
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name, tensor in tensors.items():

@@ -21,6 +21,7 @@ from jax import Array, lax
 
 from pure_jax.config import TransformerConfig
 from pure_jax.errors import PureError
+from pure_jax.quantisation import Quantised, dequantise, int8_einsum, product, quantise
 
 QK_NORM_EPS = 1e-5
 """Fixed in the original, whatever rms_norm_eps says."""
@@ -28,7 +29,8 @@ QK_NORM_EPS = 1e-5
 CAUSAL_BLOCKS = 8
 """Blocks of queries in a sequence that is read at once; of n blocks, (n - 1) / 2n of the scores are left out."""
 
-Store = Array | tuple[Array, ...]
+Held = Array | Quantised
+Store = Held | tuple[Held, ...]
 
 
 @struct.dataclass
@@ -40,7 +42,7 @@ class KVCache:
     pace. A length may be set back: slots behind it are overwritten before they are read. The axis order is a matter of
     speed and known to this file only: one array (layer, slot, head, batch, dim) where layers are scanned (no copy of
     the whole cache on TPU), one array per layer (batch, head, slot, dim) where they are unrolled (on CPU five times
-    faster than the former).
+    faster than the former). An int8 cache has `Quantised` arrays, whose scales have the same axes.
     """
 
     keys: Store
@@ -60,7 +62,7 @@ class KVCache:
 
     @property
     def num_layers(self) -> int:
-        return len(self.keys)
+        return len(self.keys) if isinstance(self.keys, tuple) else len(jax.tree.leaves(self.keys)[0])
 
     def layer(self, index: int) -> tuple[Array, Array]:
         """Keys, as rotated to their positions, and values of one layer, each [batch, slots, head, dim].
@@ -72,6 +74,7 @@ class KVCache:
 
         def own(store: Store) -> Array:
             held, axes = _read(store[index], None) if isinstance(store, tuple) else _read(store, jnp.asarray(index))
+            held = dequantise(held) if isinstance(held, Quantised) else held
             return rearrange(held, f"{' '.join(axes)} -> b k h d")
 
         return own(self.keys), own(self.values)
@@ -86,9 +89,8 @@ class KVCache:
         more = slots - self.slots
 
         def longer(store: Store) -> Store:
-            if isinstance(store, tuple):
-                return tuple(jnp.pad(layer, ((0, 0), (0, 0), (0, more), (0, 0))) for layer in store)
-            return jnp.pad(store, ((0, 0), (0, more), (0, 0), (0, 0), (0, 0)))
+            axis = 2 if isinstance(store, tuple) else 1
+            return jax.tree.map(lambda x: jnp.pad(x, [(0, more * (i == axis)) for i in range(x.ndim)]), store)
 
         # In a cache of per_row() slots that are not written count already; in an aligned one they do when they are.
         valid = jnp.pad(self.valid, ((0, 0), (0, more)), constant_values=self.length.ndim == 1)
@@ -111,19 +113,35 @@ class KVCache:
 
 
 def init_cache(config: TransformerConfig, batch: int, slots: int, dtype: Any = jnp.float32) -> KVCache:
-    """An empty cache for `batch` rows and `slots` tokens; float `dtype` is the compute dtype."""
+    """An empty cache for `batch` rows and `slots` tokens; float `dtype` is the compute dtype, and the cache's too
+    unless the configuration wants int8."""
     heads, dim = config.num_kv_heads, config.head_dim
+
+    def room(*shape: int) -> Held:
+        if config.cache == "int8":
+            return Quantised(jnp.zeros((*shape, dim), jnp.int8), jnp.zeros((*shape, 1)))
+        return jnp.zeros((*shape, dim), dtype)
 
     def store() -> Store:
         if config.scan_layers:
-            return jnp.zeros((config.num_layers, slots, heads, batch, dim), dtype)
-        return tuple(jnp.zeros((batch, heads, slots, dim), dtype) for _ in range(config.num_layers))
+            return room(config.num_layers, slots, heads, batch)
+        return tuple(room(batch, heads, slots) for _ in range(config.num_layers))
 
     return KVCache(store(), store(), jnp.zeros((batch, slots), bool), jnp.zeros((), jnp.int32))
 
 
-def _write(store: Array, new: Array, start: Array, layer: Array | None) -> Array:
+def token_bytes(config: TransformerConfig, dtype: Any) -> int:
+    """What one token of one row takes in a cache; dtype: the compute dtype."""
+    cache = jax.eval_shape(lambda: init_cache(config, 1, 1, dtype))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((cache.keys, cache.values)))
+
+
+def _write(store: Held, new: Held, start: Array, layer: Array | None) -> Held:
     """Put new [batch, seq, head, dim] into the slots from `start`, int32 [] or [batch], on."""
+    return jax.tree.map(lambda own, other: _put(own, other, start, layer), store, new)
+
+
+def _put(store: Array, new: Array, start: Array, layer: Array | None) -> Array:
     new = new.astype(store.dtype)
     if start.ndim and len(start) == 1:
         start = start[0]
@@ -137,11 +155,11 @@ def _write(store: Array, new: Array, start: Array, layer: Array | None) -> Array
     return store.at[layer, slots, :, rows].set(new, mode="drop", unique_indices=True)
 
 
-def _read(store: Array, layer: Array | None) -> tuple[Array, str]:
+def _read(store: Held, layer: Array | None) -> tuple[Any, str]:
     """One layer's slots and the order of their axes (b batch, k slot, h head, d dim)."""
     if layer is None:
         return store, "bhkd"
-    return lax.dynamic_index_in_dim(store, layer, keepdims=False), "khbd"
+    return jax.tree.map(lambda array: lax.dynamic_index_in_dim(array, layer, keepdims=False), store), "khbd"
 
 
 def rotary(positions: Array, head_dim: int, theta: float) -> tuple[Array, Array]:
@@ -172,6 +190,19 @@ def attention(q: Array, k: Array, v: Array, mask: Array, axes: str = "bkhd") -> 
     shown = rearrange(mask, "b q k -> b 1 k 1 q")
     weights = jax.nn.softmax(jnp.where(shown, scores, jnp.finfo(jnp.float32).min), axis=2).astype(q.dtype)
     out = jnp.einsum(f"bhkn,{axes}->bhnd", rearrange(weights, "b h k g q -> b h k (g q)"), v)
+    return rearrange(out, "b h (g q) d -> b q (h g d)", q=seq)
+
+
+def quantised_attention(q: Array, k: Quantised, v: Quantised, mask: Array, axes: str = "bkhd") -> Array:
+    """`attention` over int8 keys and values: their scales go to the scores and to the softmax's weights."""
+    kv_heads, dim, seq = k.values.shape[axes.index("h")], q.shape[-1], q.shape[1]
+    k_scale, v_scale = (rearrange(x.scale, f"{' '.join(axes)} -> b h d k") for x in (k, v))
+    own = rearrange(q, "b q (h g) d -> b h (g q) d", h=kv_heads)
+    scores = int8_einsum(f"bhnd,{axes}->bhnk", own, k.values) * (k_scale * dim**-0.5)
+    scores = rearrange(scores, "b h (g q) k -> b h g q k", q=seq)
+    weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min), axis=-1)
+    weights = rearrange(weights, "b h g q k -> b h (g q) k") * v_scale
+    out = int8_einsum(f"bhnk,{axes}->bhnd", weights.astype(q.dtype), v.values).astype(q.dtype)
     return rearrange(out, "b h (g q) d -> b q (h g d)", q=seq)
 
 
@@ -233,7 +264,22 @@ class QKNorm(nn.Module):
         return x * per_head(weight.astype(jnp.float32)) + per_head(bias.astype(jnp.float32))
 
 
-def _dense(features: int, dtype: Any, name: str) -> nn.Dense:
+class Int8Dense(nn.Module):
+    """A layer without bias whose kernel is int8, with a scale for each output channel; see `pure_jax.quantisation`."""
+
+    features: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.features), jnp.int8)
+        scale = self.param("scale", nn.initializers.ones, (self.features,), jnp.float32)
+        return product(x.astype(self.dtype), {"kernel": kernel, "scale": scale}).astype(self.dtype)
+
+
+def _dense(config: TransformerConfig, features: int, dtype: Any, name: str) -> nn.Module:
+    if config.weights == "int8":
+        return Int8Dense(features, dtype, name=name)
     return nn.Dense(features, use_bias=False, dtype=dtype, kernel_init=nn.initializers.normal(0.02), name=name)
 
 
@@ -253,11 +299,16 @@ class Attention(nn.Module):
         """
         cfg = self.config
         heads = partial(rearrange, pattern="b s (h d) -> b s h d", d=cfg.head_dim)
-        q = heads(_dense(cfg.num_heads * cfg.head_dim, self.dtype, "q_proj")(x))
-        k = heads(_dense(cfg.num_kv_heads * cfg.head_dim, self.dtype, "k_proj")(x))
-        v = heads(_dense(cfg.num_kv_heads * cfg.head_dim, self.dtype, "v_proj")(x))
+        q = heads(_dense(cfg, cfg.num_heads * cfg.head_dim, self.dtype, "q_proj")(x))
+        k = heads(_dense(cfg, cfg.num_kv_heads * cfg.head_dim, self.dtype, "k_proj")(x))
+        v = heads(_dense(cfg, cfg.num_kv_heads * cfg.head_dim, self.dtype, "v_proj")(x))
         q = rotate(QKNorm(cfg.norm_rows(cfg.num_heads), name="q_norm")(q), *rope).astype(self.dtype)
         k = rotate(QKNorm(cfg.norm_rows(cfg.num_kv_heads), name="k_norm")(k), *rope).astype(self.dtype)
+        new: Any = (k, v)
+        if cfg.cache == "int8":
+            # Whoever looks at a token sees what the cache holds of it, be it read from there or not.
+            new = (quantise(k), quantise(v))
+            k, v = (dequantise(x).astype(self.dtype) for x in new)
         if stores is None:
             out = causal_attention(q, k, v, masks[0])
         else:
@@ -266,15 +317,17 @@ class Attention(nn.Module):
                 rows = slice(row, row + mask.shape[0])
                 row = rows.stop
                 first = jnp.zeros((), jnp.int32) if start is None else start
-                keys, values = _write(keys, k[rows], first, layer), _write(values, v[rows], first, layer)
+                own = jax.tree.map(lambda x, rows=rows: x[rows], new)
+                keys, values = _write(keys, own[0], first, layer), _write(values, own[1], first, layer)
                 written.append((keys, values))
                 if start is None:
                     outs.append(causal_attention(q[rows], k[rows], v[rows], mask))
                     continue
                 (own_k, axes), (own_v, _) = _read(keys, layer), _read(values, layer)
-                outs.append(attention(q[rows], own_k, own_v, mask, axes))
+                attend = quantised_attention if cfg.cache == "int8" else attention
+                outs.append(attend(q[rows], own_k, own_v, mask, axes))
             out, stores = jnp.concatenate(outs), tuple(written)
-        return _dense(cfg.hidden_size, self.dtype, "o_proj")(out), stores
+        return _dense(cfg, cfg.hidden_size, self.dtype, "o_proj")(out), stores
 
 
 class SwiGLU(nn.Module):
@@ -285,9 +338,10 @@ class SwiGLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        gate = _dense(self.config.intermediate_size, self.dtype, "gate_proj")(x)
-        up = _dense(self.config.intermediate_size, self.dtype, "up_proj")(x)
-        return _dense(self.config.hidden_size, self.dtype, "down_proj")(nn.silu(gate) * up)
+        cfg = self.config
+        gate = _dense(cfg, cfg.intermediate_size, self.dtype, "gate_proj")(x)
+        up = _dense(cfg, cfg.intermediate_size, self.dtype, "up_proj")(x)
+        return _dense(cfg, cfg.hidden_size, self.dtype, "down_proj")(nn.silu(gate) * up)
 
 
 class Block(nn.Module):
@@ -395,7 +449,7 @@ class Transformer(nn.Module):
                 stores = tuple((tuple(k for k, _ in g), tuple(v for _, v in g)) for g in map(list, groups))
 
         x = RMSNorm(cfg.rms_norm_eps, name="norm")(x)
-        head = _dense(cfg.vocab_size, self.dtype, "lm_head")
+        head = _dense(cfg, cfg.vocab_size, self.dtype, "lm_head")
         if all_layers:
             out = jnp.concatenate([embedded[None], jnp.stack(shown)])
         else:

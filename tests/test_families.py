@@ -62,6 +62,11 @@ def test_it_is_loaded_as_its_own_class_with_layers_as_wanted(directory, scan):
     assert {leaf.dtype for leaf in model.params["transformer"].get("layers", {}).values()} <= {jnp.dtype("bfloat16")}
 
 
+def test_a_precision_that_it_does_not_know_is_refused(directory):
+    with pytest.raises(PureError, match="a model of the family toy cannot be quantised; leave cache out"):
+        pure_jax.load(directory, cache="int8")
+
+
 def test_it_restores_a_photo_of_any_size_and_takes_its_own_options(directory):
     restorer = pure_jax.Restorer(pure_jax.load(directory))
     result = restorer.restore(gradient(), scale=2, seed=7)

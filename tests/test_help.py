@@ -65,6 +65,7 @@ def test_every_option_has_a_text(name):
         ("evaluate", "DIR"),
         ("degrade", "SRC DST"),
         ("convert", "SRC DST"),
+        ("quantize", "SRC DST"),
         ("compare", "A B"),
     ],
 )

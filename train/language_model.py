@@ -134,8 +134,9 @@ def init_state(
     alike, on the way in and on the way out.
 
     Raises:
-        PureError: the vocabulary has more ids than the model.
+        PureError: the vocabulary has more ids than the model, or the model is quantised.
     """
+    _require_floats(config)
     if vocabulary.size > config.transformer.vocab_size:
         raise PureError(
             f"the tokenizer has {vocabulary.size} ids, more than the model's vocab_size "
@@ -153,6 +154,14 @@ def init_state(
     opt_state = adamw(train.optimiser, train.steps).init(params)
     ema = jax.tree.map(jnp.copy, params) if train.ema_decay else None
     return LanguageModelState(jnp.zeros((), jnp.int32), params, ema, opt_state)
+
+
+def _require_floats(config: ModelConfig) -> None:
+    for name in ("weights", "cache"):
+        if getattr(config.transformer, name) != "float":
+            raise PureError(
+                f"a model whose {name} is {getattr(config.transformer, name)} cannot be trained; take the full model"
+            )
 
 
 def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
@@ -174,7 +183,11 @@ def make_step(
     The first `prompt_length` tokens of every row are the question; the head is applied behind them only. The loss is
     the mean over all answer tokens of the batch. Code, text and frame tokens are also logged apart: frame
     tokens soon cost nothing and would flatter the mean.
+
+    Raises:
+        PureError: the model is quantised.
     """
+    _require_floats(config)
     net = Transformer(config.transformer, dtype)
     tx = adamw(train.optimiser, train.steps)
     is_code, is_text = jnp.asarray(vocabulary.id_to_code >= 0), jnp.asarray(vocabulary.is_text)

@@ -19,6 +19,7 @@ from jax import Array
 
 from pure_jax.config import SamplingConfig
 from pure_jax.infer.decoding.noise import Noise
+from pure_jax.quantisation import product
 from pure_jax.sampling import guide
 from pure_jax.transformer import KVCache, Transformer
 from pure_jax.vocabulary import Vocabulary
@@ -79,11 +80,11 @@ def feed(
     return out
 
 
-def logits_of(hidden: Array, head: Array) -> Array:
-    return jnp.einsum("...d,dv->...v", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+def logits_of(hidden: Array, head: Params) -> Array:
+    return product(hidden, head)
 
 
-def code_logits(hidden: Array, head: Array, sampling: SamplingConfig, batch: int) -> Array:
+def code_logits(hidden: Array, head: Params, sampling: SamplingConfig, batch: int) -> Array:
     """Guided logits float32 [batch, ..., codes] from the hidden states [all rows, ..., hidden]."""
     logits = logits_of(hidden, head)
     return guide(logits[:batch], logits[batch:], sampling.guidance_scale) if len(logits) > batch else logits

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from pure_jax.config import SamplingConfig
@@ -16,6 +15,7 @@ from pure_jax.infer.decoding.noise import noise_of
 from pure_jax.infer.decoding.rows import Rows
 from pure_jax.model import Model
 from pure_jax.sequence import INSTRUCTION, answer_text_ids, prompt_ids
+from pure_jax.transformer import token_bytes
 
 PLAIN = Rows()
 MAX_BATCH = 64
@@ -99,11 +99,9 @@ def generate(
 
 def _fitting_batch(model: Model, sampling: SamplingConfig, prompt_length: int, image_slots: int) -> int:
     """How many pictures' caches fit into CACHE_BYTES, from 1 to MAX_BATCH."""
-    cfg = model.config.transformer
     tokens = prompt_length + sampling.max_text_tokens + image_slots
     tokens += image_slots if sampling.guidance_scale != 1.0 else 0
-    row = 2 * tokens * cfg.num_layers * cfg.num_kv_heads * cfg.head_dim * jnp.dtype(model.dtype).itemsize
-    return max(1, min(MAX_BATCH, CACHE_BYTES // row))
+    return max(1, min(MAX_BATCH, CACHE_BYTES // (tokens * token_bytes(model.config.transformer, model.dtype))))
 
 
 def _to_text(model: Model, ids: np.ndarray) -> str:

@@ -48,7 +48,7 @@ def open_images(
     hidden, (cache,) = feed(net, params, opening, jnp.zeros(batch, jnp.int32), (cache,), None, prefill=True)
     hidden = hidden[:, -1]
 
-    head = params["lm_head"]["kernel"]
+    head = params["lm_head"]
     allowed = vocabulary.is_text.copy()
     allowed[[vocabulary.image_start, vocabulary.separator, vocabulary.pad]] = True
     bias = np.zeros(vocabulary.size, np.float32) if faithful else np.where(allowed, 0.0, -np.inf).astype(np.float32)

@@ -13,6 +13,7 @@ from jax import Array, lax
 from pure_jax.config import SamplingConfig
 from pure_jax.infer.decoding.contract import DecodeState, Job, Params, Written, code_logits, feed, grow, stage_end
 from pure_jax.infer.decoding.prefill import full_batches, open_batch
+from pure_jax.quantisation import columns
 from pure_jax.sampling import sample_code
 from pure_jax.transformer import Transformer
 from pure_jax.vocabulary import Vocabulary
@@ -33,13 +34,13 @@ def decode_rows(
     """
     batch, _, width = state.codes.shape
     code_to_id = jnp.asarray(vocabulary.code_to_id)
-    head = params["lm_head"]["kernel"][:, code_to_id]
+    head = columns(params["lm_head"], code_to_id)
 
     def step(state: DecodeState, tokens: Array, column: Array) -> tuple[DecodeState, Array]:
         """Feed tokens, draw the code at (state.row, column)."""
         hidden, caches = feed(net, params, tokens, state.position, state.caches, None)
         position = state.position + tokens.shape[1]
-        noise = state.noise(state.images, position, head.shape[1])
+        noise = state.noise(state.images, position, len(code_to_id))
         code, e = sample_code(code_logits(hidden[:, -1], head, sampling, batch), noise, sampling)
         state = state.replace(
             caches=caches,

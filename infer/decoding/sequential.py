@@ -18,6 +18,7 @@ from jax import Array, lax
 from pure_jax.config import SamplingConfig
 from pure_jax.infer.decoding.contract import DecodeState, Job, Params, Written, code_logits, feed, logits_of
 from pure_jax.infer.decoding.prefill import full_batches, open_batch
+from pure_jax.quantisation import columns
 from pure_jax.sampling import (
     CODE,
     END,
@@ -65,8 +66,8 @@ def decode_tokens(
     """
     batch, full_height, full_width = state.codes.shape
     sides, code_to_id = jnp.asarray(_sides(vocabulary)), jnp.asarray(vocabulary.code_to_id)
-    vocabulary_head = params["lm_head"]["kernel"][:, : vocabulary.size]
-    code_head = params["lm_head"]["kernel"][:, code_to_id]
+    vocabulary_head = columns(params["lm_head"], slice(vocabulary.size))
+    code_head = columns(params["lm_head"], code_to_id)
 
     def noise(position: Array, n: int) -> Array:
         return state.noise(state.images, position, n)
@@ -98,7 +99,7 @@ def decode_tokens(
         index, hidden, caches, codes, entropies = carry
         position = state.position + 2 + index
         code, e = sample_code(
-            code_logits(hidden[:, 0], code_head, sampling, batch), noise(position, code_head.shape[1]), sampling
+            code_logits(hidden[:, 0], code_head, sampling, batch), noise(position, len(code_to_id)), sampling
         )
         kind = body_kind(index, height, width)
         token = jnp.where(kind == CODE, code_to_id[code], vocabulary.image_end)

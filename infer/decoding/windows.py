@@ -24,6 +24,7 @@ from pure_jax.infer.decoding.drafts import DRAFTS, Draft
 from pure_jax.infer.decoding.noise import Noise
 from pure_jax.infer.decoding.prefill import open_batch
 from pure_jax.infer.decoding.rules import RULES, Rule
+from pure_jax.quantisation import columns
 from pure_jax.sampling import CODE, NEW_LINE, body_kind
 from pure_jax.transformer import KVCache, Transformer, init_cache
 from pure_jax.vocabulary import Vocabulary
@@ -97,7 +98,7 @@ class Parts(struct.PyTreeNode):
 @partial(jax.jit, donate_argnames="state")
 def decode_windows(parts: Parts, params: Params, state: WindowState, passes: Array) -> WindowState:
     """Make `passes` (int32 []) passes, fewer if all pictures are finished before."""
-    head = params["lm_head"]["kernel"][:, jnp.asarray(parts.vocabulary.code_to_id)]
+    head = columns(params["lm_head"], jnp.asarray(parts.vocabulary.code_to_id))
 
     def unfinished(carry: tuple[Array, WindowState]) -> Array:
         return (carry[0] < passes) & (carry[1].index < parts.body).any()
@@ -108,7 +109,7 @@ def decode_windows(parts: Parts, params: Params, state: WindowState, passes: Arr
     return lax.while_loop(unfinished, one, (jnp.zeros((), jnp.int32), state))[1]
 
 
-def _pass(parts: Parts, params: Params, head: Array, state: WindowState) -> WindowState:
+def _pass(parts: Parts, params: Params, head: Params, state: WindowState) -> WindowState:
     """One pass: the network sees the last accepted token and W - 1 drafts and says what stands in W places."""
     batch, window = state.drafts.shape
     code_to_id = jnp.asarray(parts.vocabulary.code_to_id)
@@ -142,7 +143,7 @@ def _pass(parts: Parts, params: Params, head: Array, state: WindowState) -> Wind
         at = shift.reshape(shift.shape + (1,) * (both.ndim - 2))
         return jnp.take_along_axis(both, at, axis=1)
 
-    belief = jax.tree.map(moved, verdict.belief, parts.rule.belief(guesses, head.shape[1]))
+    belief = jax.tree.map(moved, verdict.belief, parts.rule.belief(guesses, parts.vocabulary.codebook_size))
     drafts = moved(verdict.codes, guesses)
 
     last = jnp.take_along_axis(verdict.codes, jnp.maximum(accepted - 1, 0)[:, None], axis=1)[:, 0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, ChameleonForConditionalGeneration
 
 import pure_jax
+from pure_jax.__main__ import main
 from pure_jax.convert import conversion
-from pure_jax.convert.command import Convert
+from pure_jax.convert.command import Convert, Quantize
 from pure_jax.errors import PureError
 from tests.models import tiny_model
 from tests.upstream import (
@@ -375,3 +378,104 @@ def test_a_photo_is_restored_with_a_converted_model(tmp_path: Path, source: Path
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / "in.png")
     Restore(input=tmp_path / "in.png", output=tmp_path / "out.png", model=model, scale=2).run()
     assert Image.open(tmp_path / "out.png").size == (32, 32)
+
+
+# ---- int8 ----------------------------------------------------------------------------------------------------------
+
+
+def quantize(source: Path, destination: Path, **options: Any) -> Path:
+    Quantize(source=str(source), destination=destination, **options).run()
+    return destination
+
+
+@pytest.mark.parametrize("format", ["safetensors", "orbax"])
+def test_a_quantised_directory_loads_as_what_load_quantises(native: Path, tmp_path: Path, capsys, format: Any) -> None:
+    small = quantize(native, tmp_path / "small", cache="int8", format=format, verify=True)
+    assert re.search(r"small: [0-9.]+ MB of parameters instead of [0-9.]+ MB", capsys.readouterr().out)
+    assert "weights int8, cache int8" in (small / "README.md").read_text()
+    ours, theirs = pure_jax.load(small), pure_jax.load(native, weights="int8", cache="int8")
+    assert ours.config == theirs.config and ours.config.transformer.cache == "int8"
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+
+
+def test_pytorchs_files_are_quantised_as_their_conversion_is(source: Path, native: Path, tmp_path: Path) -> None:
+    ours, theirs = (pure_jax.load(quantize(path, tmp_path / path.name), scan_layers=True) for path in (source, native))
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+    assert ours.params["transformer"]["layers"]["mlp"]["up_proj"]["kernel"].dtype == jnp.int8
+
+
+def set_transformer(directory: Path, **fields: Any) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    config["transformer"] |= fields
+    (directory / "config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="module")
+def small(native: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be written to."""
+    return quantize(native, tmp_path_factory.mktemp("quantised") / "small")
+
+
+def said_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one sentence with which `pure` ends, status 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.startswith("pure: error: ") and said.count("\n") == 1
+    return said
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (
+            {"weights": "int8-groups"},
+            "config.json: weights is 'int8-groups', but it must be one of float, int8; a model",
+        ),
+        ({"cache": 8}, "transformer: cache is 8, but the type must be str"),
+        (
+            {"weights": "float"},
+            "transformer.safetensors does not fit config.json: layers.mlp.down_proj.scale is unknown",
+        ),
+    ],
+)
+def test_a_quantised_directory_of_another_kind_is_refused(
+    small: Path, tmp_path: Path, capsys, damage: dict[str, Any], sentence: str
+) -> None:
+    other = shutil.copytree(small, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    config["transformer"] |= damage
+    (other / "config.json").write_text(json.dumps(config))
+    assert sentence in said_of(["quantize", str(other), str(tmp_path / "new")], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize("wrong", ["kernel", "scale"])
+def test_floats_in_the_place_of_int8_are_refused_and_the_other_way_round(
+    small: Path, tmp_path: Path, wrong: str
+) -> None:
+    other, name = shutil.copytree(small, tmp_path / "other"), f"lm_head.{wrong}"
+    tensors = load_file(other / "transformer.safetensors")
+    to = torch.float32 if wrong == "kernel" else torch.int8
+    save_file(tensors | {name: tensors[name].to(to)}, other / "transformer.safetensors")
+    holds = "float32 instead of int8" if wrong == "kernel" else "int8 instead of floats"
+    with pytest.raises(PureError, match=f"does not fit config.json: {name} holds {holds}"):
+        pure_jax.load(other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["quantize", "SMALL", "SMALL"], "exists already; name a new directory"),
+        (["quantize", "SMALL", "NEW", "--weights", "float"], "has int8 weights, not float; take the full model"),
+        (
+            ["convert", "SMALL", "NEW", "--to", "torch"],
+            "has int8 weights, which PyTorch's has not; take the full model",
+        ),
+    ],
+)
+def test_what_int8_weights_cannot_be(small: Path, tmp_path: Path, capsys, arguments: list[str], sentence: str) -> None:
+    names = {"SMALL": str(small), "NEW": str(tmp_path / "new")}
+    assert sentence in said_of([names.get(word, word) for word in arguments], capsys)
+    assert list(tmp_path.iterdir()) == []

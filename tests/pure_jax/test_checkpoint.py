@@ -305,7 +305,7 @@ BREAKAGES = {
     ),
     "whole numbers": (
         edit_weights(lambda t: t.update({HEAD: t[HEAD].astype(np.int32)})),
-        f"transformer.safetensors: tensor '{HEAD}' holds I32, but parameters are F32, BF16, F16$",
+        f"transformer.safetensors: tensor '{HEAD}' holds I32, but parameters are F32, BF16, F16, I8$",
     ),
     "other sizes": (
         edit_config(lambda c: c["transformer"].update(num_layers=3)),

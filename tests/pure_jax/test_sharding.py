@@ -49,6 +49,13 @@ def test_unrolled_layers_have_the_same_rows() -> None:
     assert specs("demo", mesh(1, 2, 1))["transformer.layers_5.mlp.up_proj.kernel"] == PartitionSpec("fsdp", "tensor")
 
 
+def test_scales_of_int8_kernels_are_split_like_the_output_channels() -> None:
+    over = mesh(1, 2, 2)
+    for layer, axis in (("mlp.up_proj", "tensor"), ("mlp.down_proj", "fsdp"), ("self_attn.o_proj", "fsdp")):
+        assert parameter_sharding(over, f"transformer.layers.{layer}.scale", (2, 48)).spec == PartitionSpec(None, axis)
+    assert parameter_sharding(over, "vqgan.encoder.norm_out.scale", (32,)).spec == PartitionSpec(None)
+
+
 def test_an_axis_that_the_mesh_lacks_splits_nothing() -> None:
     over = AbstractMesh((4,), ("fsdp",), axis_types=(AxisType.Auto,))
     assert specs("tiny", over)["transformer.embed.embedding"] == PartitionSpec(None, "fsdp")

@@ -194,6 +194,15 @@ def test_a_vocabulary_larger_than_the_model_is_refused():
         init_state(small, OPTIONS, VOCABULARY, jnp.asarray(CODEBOOK, jnp.float32))
 
 
+@pytest.mark.parametrize("field", ["weights", "cache"])
+def test_a_quantised_model_is_not_trained(field):
+    config = tiny_config(**{field: "int8"})
+    with pytest.raises(PureError, match=f"a model whose {field} is int8 cannot be trained; take the full model"):
+        init_state(config, OPTIONS, VOCABULARY, jnp.asarray(CODEBOOK, jnp.float32))
+    with pytest.raises(PureError, match="cannot be trained"):
+        make_step(config, OPTIONS, VOCABULARY, PROMPT_LENGTH)
+
+
 def test_the_update_follows_the_gradient_of_the_loss(start, step_fn):
     tokens, labels = batch(0)
 
