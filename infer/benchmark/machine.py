@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -66,6 +67,21 @@ def measure_machine(dtype: Any, sizes: Sizes | None = None) -> Machine:
     square = _keeping_lengths(jax.random.key(0), sizes.matrix, dtype)
     multiply = _rate(2 * sizes.matrix**3, _chain, square, [square])
     return Machine(device.platform, device.device_kind, read, vectors, multiply)
+
+
+def peak_memory() -> int | None:
+    """Bytes that were in use at most until now: of the first device, or, where it does not say, of this process.
+
+    None where neither is known.
+    """
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _rate(amount: int, work: Callable[..., Array], *args: Any) -> float:

@@ -52,7 +52,7 @@ class Measured:
     """Bytes, by formula."""
     bound_s: float
     """Seconds on the roofline."""
-    peak: int
+    peak: int | None
     """Bytes of memory that were in use at most until then, in the whole run."""
     places_s: tuple[float, ...] = ()
     """The plain loop's seconds per pass at the picture's first, middle and last row."""
@@ -228,9 +228,9 @@ def _table(report: Report) -> list[str]:
             _or_dash(row["tokens_per_second"], ",.1f"),
             _or_dash(row["seconds_per_picture"], ",.2f"),
             f"{row['compile_seconds']:.1f}",
-            f"{row['peak_bytes'] / 1e9:.2f}",
+            _or_dash(m.peak and m.peak / 1e9, ".2f"),
         )
-        for row in facts(report)["measured"]
+        for row, m in zip(facts(report)["measured"], report.measured, strict=True)
     ]
     cells = [(*head, "compile s", "peak GB"), *rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

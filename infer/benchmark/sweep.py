@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import jax
 
 from pure_jax.errors import PureError
-from pure_jax.infer.benchmark.machine import Machine, measure_machine
+from pure_jax.infer.benchmark.machine import Machine, measure_machine, peak_memory
 from pure_jax.infer.benchmark.passes import Timed, each_on_its_own, open_batch, time_rows, time_window
 from pure_jax.infer.benchmark.plan import Plan
 from pure_jax.infer.benchmark.report import Bounds, Item, Measured, Opened, Report
@@ -19,7 +19,7 @@ from pure_jax.infer.benchmark.subject import Subject, questions
 from pure_jax.infer.benchmark.torch_baseline import random_network, time_original
 from pure_jax.infer.contract import Progress, silent
 from pure_jax.infer.decoding.cost import Lengths, pass_bytes, pass_flops
-from pure_jax.infer.decoding.memory import available_memory, decode_memory, peak_memory
+from pure_jax.infer.decoding.memory import available_memory, decode_memory
 
 
 @dataclass

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import jax.numpy as jnp
 
 from pure_jax.infer.decoding.cost import Lengths, Network
 from pure_jax.transformer import CAUSAL_BLOCKS
-
 
 LEAST_WORKSPACE = 2**24
 
@@ -33,9 +30,9 @@ class Memory:
 def decode_memory(network: Network, lengths: Lengths, batch: int, window: int = 1) -> Memory:
     """Device memory, in bytes, that it takes to decode `batch` pictures together.
 
-    The workspace is an estimate: the larger of what the question takes, which is read at once, and of what a pass takes,
-    whose scores and logits are float32. In float32 on CPU it lay above the compiler's account by up to half of it; in
-    bfloat16 a CPU needs more, for it computes in float32.
+    The workspace is an estimate: the larger of what the question takes, which is read at once, and of what a pass
+    takes, whose scores and logits are float32. In float32 on CPU it lay above the compiler's account by up to half of
+    it; in bfloat16 a CPU needs more, for it computes in float32.
 
     Args:
         lengths: `opening` must count the text at its longest.
@@ -68,12 +65,3 @@ def available_memory() -> int | None:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, ValueError, StopIteration):
         return None
-
-
-def peak_memory() -> int:
-    """Bytes that were in use at most until now: of the first device, or, where it does not say, of this process."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"]
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
