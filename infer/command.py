@@ -233,6 +233,10 @@ class Benchmark:
     """Tokens a row in one pass, each 1 to 256; 1 is the plain loop, which is always measured."""
     batches: str = "1"
     """Pictures decoded together, each 1 to 1024."""
+    decode: Literal["jacobi", "coupled"] = "jacobi"
+    """How windows decide what is kept, as in `pure restore`."""
+    draft: Literal["random", "lq", "above", "left", "like"] = "like"
+    """The first guess of a code, as in `pure restore`."""
     precisions: str = "auto"
     """Of float32, bfloat16, float16 and auto, which is float32 on CPU and bfloat16 elsewhere."""
     against: Literal["torch"] | None = None
@@ -280,6 +284,8 @@ class Benchmark:
             read_precisions(self.precisions),
             read_numbers("batches", self.batches),
             read_numbers("windows", self.windows),
+            self.decode,
+            self.draft,
             against_torch=self.against == "torch",
         )
         if plan.against_torch:

@@ -1,4 +1,4 @@
-"""The compiled programs that are timed: opening a picture, the plain loop at a row, passes of several tokens a row."""
+"""What is timed: the programs of decoding themselves, with states that are put to the place that is wanted."""
 
 from __future__ import annotations
 
@@ -6,26 +6,31 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
+from PIL import Image
 
-from pure_jax.config import SamplingConfig
+from pure_jax.checkpoint import demo_directory
 from pure_jax.infer.benchmark.subject import Subject, questions
 from pure_jax.infer.benchmark.timing import compiled, median
-from pure_jax.infer.decoding.contract import DecodeState, Params
+from pure_jax.infer.decoding.contract import DecodeState
 from pure_jax.infer.decoding.cost import Lengths
+from pure_jax.infer.decoding.drafts import DRAFTS
+from pure_jax.infer.decoding.generate import generate
+from pure_jax.infer.decoding.noise import SeedNoise
 from pure_jax.infer.decoding.prefill import open_images
 from pure_jax.infer.decoding.rows import decode_rows
-from pure_jax.sampling import guide, gumbel_noise, position_keys, sample_code
-from pure_jax.transformer import KVCache, Transformer
-from pure_jax.vocabulary import Vocabulary
+from pure_jax.infer.decoding.rules import RULES
+from pure_jax.infer.decoding.windows import Parts, Windows, WindowState, decode_windows
+from pure_jax.model import Model
+from pure_jax.transformer import KVCache
 
 PASSES = 4
-"""Of several tokens a row, in one call of a program."""
+"""In windows, in one call of the program."""
+PARTS = 2
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ def open_batch(subject: Subject, grid: tuple[int, int], batch: int) -> Opening:
     slots = Lengths(0, *grid, subject.guided).image_slots
     static = (subject.net, subject.vocabulary, subject.config.sampling, grid, slots, False)
     no_text = np.zeros(0, np.int32)
-    values = (subject.params, prompts, no_text, np.arange(batch, dtype=np.int32), np.uint32(0))
+    noise = SeedNoise(jnp.uint32(0))
+    values = (subject.params, prompts, no_text, np.arange(batch, dtype=np.int32), noise)
     program = compiled(open_images, *static, *values)
     start = time.perf_counter()
     state = jax.block_until_ready(program.run(*values))
@@ -102,61 +108,65 @@ def time_rows(subject: Subject, opening: Opening) -> tuple[DecodeState, Timed, t
     return at_row(state, jnp.int32(opening.lengths.height // 2)), timed, tuple(places_s)
 
 
-def time_window(subject: Subject, state: DecodeState, window: int) -> tuple[DecodeState, Timed]:
-    """Seconds of a pass of `window` tokens in each row, over the fill that the state has; it stays as it is."""
-    static = (subject.net, subject.vocabulary, subject.config.sampling, window)
-    program = compiled(window_passes, *static, subject.params, state)
+def in_windows(state: DecodeState) -> WindowState:
+    """The same pictures at the same row, as decoding in windows has them; drafts are to be put in."""
+    batch, height, width = state.codes.shape
+    # Of the two tokens that stand before the row one is fed already, and the other is fed with the window.
+    caches = tuple(dataclasses.replace(c, length=c.length + 1).per_row() for c in state.caches)
+    zeros = jnp.zeros(batch, jnp.int32)
+    return WindowState(
+        caches=caches,
+        noise=state.noise,
+        images=state.images,
+        index=zeros + state.row * (width + 1),
+        position=state.position + 1,
+        token=state.pending[:, 1],
+        drafts=zeros[:, None],
+        belief=None,
+        codes=state.codes.reshape(batch, -1),
+        entropy=state.entropy.reshape(batch, -1),
+        lq=jnp.zeros((batch, height * width), jnp.int32),
+        passes=zeros,
+    )
+
+
+@partial(jax.jit, donate_argnames="state")
+def at_place(state: WindowState, index: Array) -> WindowState:
+    """A state that goes on at other places of the pictures' bodies, int32 [batch]."""
+    moved = index - state.index
+    caches = tuple(dataclasses.replace(c, length=c.length + moved) for c in state.caches)
+    return state.replace(caches=caches, index=state.index + moved, position=state.position + moved)
+
+
+def time_window(subject: Subject, grid: tuple[int, int], state: WindowState, way: Windows) -> tuple[WindowState, Timed]:
+    """Seconds of a pass in windows, over the fill that the state has; it goes out as it came in."""
+    v, rule = subject.vocabulary, RULES[way.rule]
+    parts = Parts(subject.net, v, subject.config.sampling, grid, way.window, rule, DRAFTS[way.draft])
+    drafts = jnp.zeros((len(state.images), way.window), jnp.int32)
+    state = state.replace(drafts=drafts, belief=rule.belief(drafts, v.codebook_size))
+    index, passes = jnp.copy(state.index), jnp.int32(PASSES)
+    program = compiled(decode_windows, parts, subject.params, state, passes)
 
     def step() -> float:
         nonlocal state
         start = time.perf_counter()
-        state = jax.block_until_ready(program.run(subject.params, state))
-        return time.perf_counter() - start
+        state = jax.block_until_ready(program.run(parts, subject.params, state, passes))
+        spent = time.perf_counter() - start
+        state = jax.block_until_ready(at_place(state, index))
+        return spent
 
     timed = Timed(median(step) / PASSES, program.compile_s, program.temporary)
     return state, timed
 
 
-def each_on_its_own(state: DecodeState) -> DecodeState:
-    """The same with a length for each row of the caches, as decoding with windows has them."""
-    return state.replace(caches=tuple(cache.per_row() for cache in state.caches))
+def passes_per_picture(model: Model, grid: tuple[int, int], way: Windows) -> float:
+    """Mean passes that a loaded model takes in windows for the parts of the embedded sample photo.
 
-
-@partial(jax.jit, static_argnames=("net", "vocabulary", "sampling", "window"), donate_argnames="state")
-def window_passes(
-    net: Transformer,
-    vocabulary: Vocabulary,
-    sampling: SamplingConfig,
-    window: int,
-    params: Params,
-    state: DecodeState,
-) -> DecodeState:
-    """PASSES times: feed `window` tokens of every picture, draw the code behind each of them, and forget the tokens.
-
-    It is the work of a pass that verifies drafts, without what decides about them. state: from `each_on_its_own`.
+    The photo is enlarged to PARTS x PARTS such pictures. Its passes are counted, not timed.
     """
-    batch = state.images.shape[0]
-    code_to_id = jnp.asarray(vocabulary.code_to_id)
-    head = params["lm_head"]["kernel"][:, code_to_id]
-    steps = jnp.arange(window)
-    positions = state.position[:, None] + steps
-    all_positions = jnp.concatenate([positions, *(c.length[:, None] + steps for c in state.caches[1:])])
-    keys = position_keys(0, jnp.repeat(state.images, window), positions.ravel() + 1)
-
-    def one(_: Any, carry: tuple[tuple[KVCache, ...], Array]) -> tuple[tuple[KVCache, ...], Array]:
-        caches, tokens = carry
-        fed = jnp.concatenate([tokens] * len(caches))
-        out: Any = net.apply({"params": params}, fed, all_positions, caches, hidden_only=True)
-        hidden, written = out
-        logits = jnp.einsum("bwd,dv->bwv", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
-        if len(caches) > 1:
-            logits = guide(logits[:batch], logits[batch:], sampling.guidance_scale)
-        noise = gumbel_noise(keys, len(code_to_id))
-        codes, _ = sample_code(logits.reshape(batch * window, -1), noise, sampling)
-        forgotten = (dataclasses.replace(new, length=old.length) for new, old in zip(written, caches, strict=True))
-        return tuple(forgotten), code_to_id[codes].reshape(batch, window)
-
-    drafts = jnp.broadcast_to(code_to_id[:1], (batch, window))
-    caches, tokens = lax.fori_loop(0, PASSES, one, (state.caches, drafts))
-    # The last tokens go out too, or the last pass would be for nothing.
-    return state.replace(caches=caches, pending=jnp.broadcast_to(tokens[:, :1], state.pending.shape))
+    height, width = (side * model.config.stride for side in grid)
+    with Image.open(demo_directory() / "sample.png") as photo:
+        pixels = np.asarray(photo.convert("RGB").resize((PARTS * width, PARTS * height), Image.Resampling.BICUBIC))
+    pictures = pixels.reshape(PARTS, height, PARTS, width, 3).swapaxes(1, 2).reshape(-1, height, width, 3)
+    answers = generate(model, model.encode(pictures), decoding=way)
+    return float(np.mean([answer.passes for answer in answers]))

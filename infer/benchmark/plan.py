@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pure_jax.checkpoint import compute_dtype
 from pure_jax.errors import PureError
 from pure_jax.infer.benchmark.machine import Sizes
+from pure_jax.infer.decoding.ways import DEFAULT_DRAFT, MAX_WINDOW
 
-MOST = {"windows": 256, "batches": 1024}
+MOST = {"windows": MAX_WINDOW, "batches": 1024}
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class Plan:
     precisions: tuple[str, ...]
     batches: tuple[int, ...]
     windows: tuple[int, ...]
+    decode: str = "jacobi"
+    """How windows decide, of `pure_jax.infer.decoding.rules`."""
+    draft: str = DEFAULT_DRAFT
+    """What their first guesses are, of `pure_jax.infer.decoding.drafts`."""
     against_torch: bool = False
     """Compare the first precision at batch 1."""
     sizes: Sizes | None = None

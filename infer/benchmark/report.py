@@ -56,7 +56,7 @@ class Measured:
     """Bytes of memory that were in use at most until then, in the whole run."""
     places_s: tuple[float, ...] = ()
     """The plain loop's seconds per pass at the picture's first, middle and last row."""
-    passes: int | None = None
+    passes: float | None = None
     """Per picture; None where only real weights could tell."""
 
     @property
@@ -224,7 +224,7 @@ def _table(report: Report) -> list[str]:
             f"{row['bytes_per_pass'] / 1e9:.3g}",
             f"{row['roofline_ms_per_pass']:.2f}",
             f"{row['share_of_roofline']:.0%}",
-            _or_dash(row["passes_per_picture"], ","),
+            _or_dash(row["passes_per_picture"], ",.0f"),
             _or_dash(row["tokens_per_second"], ",.1f"),
             _or_dash(row["seconds_per_picture"], ",.2f"),
             f"{row['compile_seconds']:.1f}",

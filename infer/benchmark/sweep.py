@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import jax
 
 from pure_jax.errors import PureError
-from pure_jax.infer.benchmark.machine import Machine, measure_machine, peak_memory
-from pure_jax.infer.benchmark.passes import Timed, each_on_its_own, open_batch, time_rows, time_window
+from pure_jax.infer.benchmark.machine import measure_machine, peak_memory
+from pure_jax.infer.benchmark.passes import Timed, in_windows, open_batch, passes_per_picture, time_rows, time_window
 from pure_jax.infer.benchmark.plan import Plan
 from pure_jax.infer.benchmark.report import Bounds, Item, Measured, Opened, Report
 from pure_jax.infer.benchmark.subject import Subject, questions
@@ -20,6 +20,7 @@ from pure_jax.infer.benchmark.torch_baseline import random_network, time_origina
 from pure_jax.infer.contract import Progress, silent
 from pure_jax.infer.decoding.cost import Lengths, pass_bytes, pass_flops
 from pure_jax.infer.decoding.memory import available_memory, decode_memory
+from pure_jax.infer.decoding.windows import Windows
 
 
 @dataclass
@@ -76,7 +77,9 @@ def sweep(
         progress("machine", 0, 0)
         with budget.spending():
             machine = measure_machine(subject.dtype, plan.sizes)
-        yield (report := report.adding(Bounds(precision, machine, subject.network, subject.model is None)))
+        bounds = Bounds(precision, machine, subject.network, subject.model is None)
+        yield (report := report.adding(bounds))
+        passes: dict[int, float] = {}
         for j, batch in enumerate(plan.batches):
             group = i * len(plan.batches) + j
             refusal = lacking_memory(subject, grid, batch)
@@ -88,7 +91,7 @@ def sweep(
                 yield (report := report.adding(refusal))
                 continue
             share = (group + 1) / groups
-            for item in _group(subject, precision, machine, grid, batch, plan.windows, budget, share, progress):
+            for item in _group(bounds, subject, batch, plan, passes, budget, share, progress):
                 yield (report := report.adding(item))
         del subject  # before there are other weights
     if plan.against_torch and not budget.fits():
@@ -116,42 +119,47 @@ def lacking_memory(subject: Subject, grid: tuple[int, int], batch: int) -> str |
 
 
 def _group(
+    bounds: Bounds,
     subject: Subject,
-    precision: str,
-    machine: Machine,
-    grid: tuple[int, int],
     batch: int,
-    windows: tuple[int, ...],
+    plan: Plan,
+    passes: dict[int, float],
     budget: Budget,
     share: float,
     progress: Progress,
 ) -> Iterator[Item]:
-    """What is found in one precision at one batch."""
-    what = f"{precision}, batch {batch}"
+    """What is found in one precision at one batch. passes: per picture, by window; what is not there is added."""
+    precision, what = bounds.precision, f"{bounds.precision}, batch {batch}"
+    grid = plan.grid or subject.tile
     progress(f"opening, {what}", 0, 0)
     with budget.spending():
         opening = open_batch(subject, grid, batch)
+    yield Opened(precision, batch, opening.lengths, opening.text_tokens, opening.timed)
     fill = opening.lengths.mean
     read = pass_bytes(subject.network, batch, fill)
 
     def measured(window: int, timed: Timed, places_s: tuple[float, ...] = ()) -> Measured:
-        bound = machine.roofline_s(read, pass_flops(subject.network, batch, fill, window))
-        passes = grid[0] * grid[1] if window == 1 else None
-        return Measured(precision, batch, window, timed, read, bound, peak_memory(), places_s, passes)
+        bound = bounds.machine.roofline_s(read, pass_flops(subject.network, batch, fill, window))
+        return Measured(precision, batch, window, timed, read, bound, peak_memory(), places_s, passes.get(window))
 
-    yield Opened(precision, batch, opening.lengths, opening.text_tokens, opening.timed)
     progress(f"plain loop, {what}", 0, 0)
     with budget.spending():
-        state, timed, places_s = time_rows(subject, opening)
+        opened, timed, places_s = time_rows(subject, opening)
+    passes[1] = grid[0] * grid[1]
     yield measured(1, timed, places_s)
-    state = each_on_its_own(state)
-    for window in windows:
+    state = in_windows(opened)
+    for window in plan.windows:
         if window == 1:
             continue
+        way = Windows(plan.decode, window, plan.draft)
         if not budget.fits(share):
             yield f"no time was left for windows from {window} on, {what}"
             return
         progress(f"window {window}, {what}", 0, 0)
         with budget.spending():
-            state, timed = time_window(subject, state, window)
+            state, timed = time_window(subject, grid, state, way)
+        if subject.model is not None and window not in passes and budget.fits(share):
+            progress(f"passes with window {window}, {what}", 0, 0)
+            with budget.spending():
+                passes[window] = passes_per_picture(subject.model, grid, way)
         yield measured(window, timed)

@@ -19,7 +19,7 @@ from pure_jax.config import pure_300m, tiny
 from pure_jax.errors import PureError
 from pure_jax.infer.benchmark import machine, sweep
 from pure_jax.infer.benchmark.machine import Machine, Sizes
-from pure_jax.infer.benchmark.passes import Opening, Timed, at_row, open_batch
+from pure_jax.infer.benchmark.passes import Opening, Timed, at_place, at_row, in_windows, open_batch
 from pure_jax.infer.benchmark.plan import Plan, read_grid, read_numbers, read_precisions
 from pure_jax.infer.benchmark.report import CITED_S, Report, facts, format_report
 from pure_jax.infer.benchmark.subject import Subject, bare, bare_vocabulary, loaded, questions
@@ -80,6 +80,10 @@ def test_a_moved_state_is_that_of_the_loop() -> None:
     want = [int(c.length) for c in state.caches], int(state.position[0]), int(state.row)
     moved = at_row(at_row(state, jnp.int32(7)), jnp.int32(3))
     assert ([int(c.length) for c in moved.caches], int(moved.position[0]), int(moved.row)) == want
+    windowed = at_place(at_place(in_windows(moved), jnp.array([60])), jnp.array([27]))
+    # The token that closes row 3 of 8 codes and a new-line each is fed next.
+    assert [int(c.length[0]) for c in windowed.caches] == [length + 1 for length in want[0]]
+    assert (int(windowed.position[0]), int(windowed.index[0])) == (want[1] + 1, 27)
     assert opening.text_tokens == 16  # random weights do not open a picture
     assert opening.lengths.opening == questions(subject, (8, 8), 1).shape[1] + 16
 
@@ -139,7 +143,7 @@ def measured_in_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     monkeypatch.setattr(sweep, "open_batch", takes_ten(Opening(None, lengths, timed, 8)))  # type: ignore[arg-type]
     monkeypatch.setattr(sweep, "time_rows", takes_ten((None, timed, (0.1, 0.1, 0.1))))
     monkeypatch.setattr(sweep, "time_window", takes_ten((None, timed)))
-    monkeypatch.setattr(sweep, "each_on_its_own", lambda state: state)
+    monkeypatch.setattr(sweep, "in_windows", lambda state: state)
     yield clock
 
 
