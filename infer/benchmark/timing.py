@@ -9,9 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-ENOUGH_S = 1.0
-"""Seconds of runs after which a median is taken, if there were 3 of them."""
-MOST_RUNS = 15
+ENOUGH_S, TOO_LONG_S, MOST_RUNS = 1.0, 10.0, 15
 
 
 class Compiled(NamedTuple):
@@ -39,13 +37,19 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def median(step: Callable[[], float], enough_s: float = ENOUGH_S) -> float:
-    """Median of the seconds that a step says it took: of 3 steps at least, then until `enough_s` or MOST_RUNS.
+def median(step: Callable[[], float]) -> float:
+    """Median of the seconds that a step says it took, see `repeated`."""
+    return statistics.median(repeated(step))
 
-    A first one is not counted: it fills caches.
+
+def repeated(step: Callable[[], float]) -> list[float]:
+    """The seconds that a step says it took, again and again.
+
+    There are 3 of them or more until they took ENOUGH_S together, at most MOST_RUNS; and no more after TOO_LONG_S. A
+    short first one is not counted: it fills caches.
     """
-    step()
-    times: list[float] = []
-    while len(times) < 3 or (sum(times) < enough_s and len(times) < MOST_RUNS):
+    first = step()
+    times = [first if first > ENOUGH_S else step()]
+    while sum(times) < (ENOUGH_S if len(times) >= 3 else TOO_LONG_S) and len(times) < MOST_RUNS:
         times.append(step())
-    return statistics.median(times)
+    return times

@@ -31,8 +31,9 @@ def decode_memory(network: Network, lengths: Lengths, batch: int, window: int = 
     """Device memory, in bytes, that it takes to decode `batch` pictures together.
 
     The workspace is an estimate: the larger of what the question takes, which is read at once, and of what a pass
-    takes, whose scores and logits are float32. In float32 on CPU it lay above the compiler's account by up to half of
-    it; in bfloat16 a CPU needs more, for it computes in float32.
+    takes, whose scores and logits are float32. In float32 on CPU it lay above the compiler's account of the prefill by
+    up to half of it; in bfloat16 a CPU needs more, for it computes in float32. A copy of the caches is not in it: where
+    a compiler makes one for a loop, that much more is needed.
 
     Args:
         lengths: `opening` must count the text at its longest.

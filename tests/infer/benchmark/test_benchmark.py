@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,25 +30,29 @@ from pure_jax.sequence import parse_image_block
 from tests.models import tiny_model
 
 SMALL = Sizes(2**20, 64, 64)
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "benchmark.md"
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that one run of the command fills: all options that need no second compilation."""
+    """The folder that the documented command for an accelerator fills, for tiny sizes and fewer of them."""
     folder = tmp_path_factory.mktemp("benchmark") / "out"
+    text = DOCUMENT.read_text(encoding="utf-8")
+    [command] = re.findall(r"^pure (benchmark --config pure_7b .*)$", text, re.MULTILINE)
+    small = {"pure_7b": "tiny", "1,2,4,8,16,32,64": "1,3", "1,16": "1,2", "h200": str(folder)}
+    words = [small.pop(word, word) for word in command.split()]
+    assert small == {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(machine, "CPU", SMALL)
-        main(
-            ["benchmark", "--config", "tiny", "--windows", "1,3", "--against", "torch", "--out", str(folder), "--quiet"]
-        )
+        main([*words, "--against", "torch", "--quiet"])
     return folder
 
 
 def test_it_writes_an_object_and_a_plot(written: Path) -> None:
     found = json.loads((written / "benchmark.json").read_text())
     assert found["random_weights"] and found["grid"] == [8, 8] and found["remarks"] == []
-    assert [(row["batch"], row["window"]) for row in found["measured"]] == [(1, 1), (1, 3)]
-    plain, window = found["measured"]
+    assert [(row["batch"], row["window"]) for row in found["measured"]] == [(1, 1), (1, 3), (2, 1), (2, 3)]
+    plain, window, *_ = found["measured"]
     assert plain["passes_per_picture"] == 64 and plain["seconds_per_picture"] > 0
     assert window["passes_per_picture"] is window["seconds_per_picture"] is None  # random weights cannot tell
     assert len(plain["ms_per_pass_at_first_middle_last_row"]) == 3
