@@ -1,4 +1,4 @@
-"""`pure restore` and `pure evaluate`: check everything first, work and say what is being done, then write."""
+"""`pure restore`, `evaluate` and `benchmark`: check everything first, work and say what is being done, then write."""
 
 from __future__ import annotations
 
@@ -239,6 +239,91 @@ class Evaluate:
             print(format_table(result))
             if deltas is not None:
                 print(format_deltas(deltas))
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Measure how fast pictures are written here, against what this machine's memory allows."""
+
+    model: Path | None = None
+    """Model directory; by default the embedded demo model."""
+    config: Literal["pure_7b", "300m", "demo", "tiny"] | None = None
+    """Instead of a model: its sizes alone, with random weights made on the device."""
+    grid: str | None = None
+    """Height and width of the pictures in codes, such as 64x64; by default the model's tile."""
+    windows: str = "1,4,16"
+    """Tokens a row in one pass, each 1 to 256; 1 is the plain loop, which is always measured."""
+    batches: str = "1"
+    """Pictures decoded together, each 1 to 1024."""
+    decode: Literal["jacobi", "coupled"] = "jacobi"
+    """How windows decide what is kept, as in `pure restore`."""
+    draft: Literal["random", "lq", "above", "left", "like"] = "like"
+    """The first guess of a code, as in `pure restore`."""
+    precisions: str = "auto"
+    """Of float32, bfloat16, float16 and auto, which is float32 on CPU and bfloat16 elsewhere."""
+    against: Literal["torch"] | None = None
+    """Time transformers' torch Chameleon on the same shapes too, the original's way: two forwards for a token."""
+    budget: float = 300.0
+    """Seconds; what would not end in time is left out, and named."""
+    out: Path | None = None
+    """Write benchmark.json and benchmark.png into this folder, anew after each measurement."""
+    overwrite: bool = False
+    """Replace outputs that exist already."""
+    quiet: bool = False
+    """Print nothing but errors, and the object of --json."""
+    json: bool = False
+    """Print the object of benchmark.json on stdout instead of a table: seconds, bytes and operations by name."""
+
+    @property
+    def interrupted(self) -> str | None:
+        return f"{self.out} holds what was measured until then" if self.out else None
+
+    def run(self) -> None:
+        import pure_jax
+        from pure_jax.config import PRESETS
+        from pure_jax.files import check_output_file, require_writable
+        from pure_jax.infer.benchmark.plan import Plan, read_grid, read_numbers, read_precisions
+        from pure_jax.infer.benchmark.report import facts, format_report
+        from pure_jax.infer.benchmark.subject import Subject, bare, loaded
+        from pure_jax.infer.benchmark.sweep import Budget, sweep
+        from pure_jax.infer.benchmark.torch_baseline import require_torch
+        from pure_jax.infer.benchmark.write import outputs, write
+        from pure_jax.infer.progress import Reporter
+
+        if self.model is not None and self.config is not None:
+            raise PureError("a model has its own configuration; give --model or --config, not both")
+        if not 0 < self.budget < float("inf"):
+            raise PureError(f"the budget is {self.budget} seconds, but it must be above 0")
+        preset = PRESETS[self.config]() if self.config else None
+
+        def subject_of(precision: str) -> Subject:
+            if preset is not None:
+                return bare(preset, precision)
+            return loaded(pure_jax.load(self.model, dtype=precision))
+
+        plan = Plan(
+            read_grid(self.grid) if self.grid else None,
+            read_precisions(self.precisions),
+            read_numbers("batches", self.batches),
+            read_numbers("windows", self.windows),
+            self.decode,
+            self.draft,
+            against_torch=self.against == "torch",
+        )
+        if plan.against_torch:
+            require_torch()
+        for path in outputs(self.out) if self.out else ():
+            require_writable(path)
+            check_output_file(path, self.overwrite)
+        name = self.config or str(self.model or "the demo model")
+        with Reporter(self.quiet) as progress:
+            for report in sweep(name, subject_of, plan, Budget(self.budget), progress):
+                if self.out:
+                    write(report, self.out)
+        if self.json:
+            print(json.dumps(facts(report)))
+        elif not self.quiet:
+            print(format_report(report))
 
 
 def _same_file(a: Path, b: Path) -> bool:

@@ -18,7 +18,7 @@ from pure_jax import __version__
 from pure_jax.convert.command import Compare, Convert, Quantize
 from pure_jax.errors import PureError
 from pure_jax.files import not_writable
-from pure_jax.infer.command import Evaluate, Restore
+from pure_jax.infer.command import Benchmark, Evaluate, Restore
 from pure_jax.train.command import Degrade, Train
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -29,6 +29,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": Train,
     "degrade": Degrade,
     "evaluate": Evaluate,
+    "benchmark": Benchmark,
 }
 
 

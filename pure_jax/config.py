@@ -208,6 +208,21 @@ def pure_7b() -> ModelConfig:
     return ModelConfig()
 
 
+def pure_300m() -> ModelConfig:
+    """PURE's shape in small, for benchmarks: 299,420,160 parameters are read for a code, 320 M are there."""
+    return ModelConfig(
+        transformer=TransformerConfig(
+            vocab_size=18_432,
+            hidden_size=1024,
+            intermediate_size=2816,
+            num_layers=22,
+            num_heads=16,
+            num_kv_heads=16,
+            head_dim=64,
+        )
+    )
+
+
 def demo() -> ModelConfig:
     """The small model that is trained by this project and ships inside the package."""
     return ModelConfig(
@@ -261,7 +276,12 @@ def tiny() -> ModelConfig:
     )
 
 
-PRESETS: dict[str, typing.Callable[[], ModelConfig]] = {"pure_7b": pure_7b, "demo": demo, "tiny": tiny}
+PRESETS: dict[str, typing.Callable[[], ModelConfig]] = {
+    "pure_7b": pure_7b,
+    "300m": pure_300m,
+    "demo": demo,
+    "tiny": tiny,
+}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
