@@ -37,13 +37,13 @@ class Restore:
     faithful: bool = False
     """Decode as the original does: unmasked text, picture size drawn by the model, one token a step."""
     decode: Literal["plain", "jacobi", "coupled"] | None = None
-    """How codes are decoded: a step each; or in windows with the same codes (jacobi, the default), or with codes of the
-    same distribution in fewer passes (coupled)."""
+    """How codes are decoded: one a pass; in windows, with the same codes (jacobi); in windows, with codes of the same
+    distribution (coupled). By default plain or jacobi, whichever is faster."""
     window: int | None = None
-    """Tokens of a window, 2 to 256; by default 8."""
+    """Tokens of a window, 2 to 256; by default 16."""
     draft: Literal["random", "lq", "above", "left", "like"] | None = None
-    """First guess of a code: any, that of the input in the same place, of the row above, the one before, or a
-    neighbour's where the input has the same code in both places (the default)."""
+    """First guess of a code: any, that of the input in the same place, of the row above (the default), the one
+    before, or a neighbour's where the input has the same code in both places."""
     colour_fix: Literal["none", "wavelet", "adain"] | None = None
     """Take colours from the input; by default the model's choice."""
     alpha: Literal["bicubic", "model"] = "bicubic"

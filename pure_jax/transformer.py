@@ -42,7 +42,8 @@ class KVCache:
     pace. A length may be set back: slots behind it are overwritten before they are read. The axis order is a matter of
     speed and known to this file only: one array (layer, slot, head, batch, dim) where layers are scanned (no copy of
     the whole cache on TPU), one array per layer (batch, head, slot, dim) where they are unrolled (on CPU five times
-    faster than the former). An int8 cache has `Quantised` arrays, whose scales have the same axes.
+    faster than the former), without batch or head where there is one only: XLA would drop that axis when it reads, and
+    keep a copy that has it. An int8 cache has `Quantised` arrays, whose scales have the same axes.
     """
 
     keys: Store
@@ -73,7 +74,8 @@ class KVCache:
             raise PureError(f"there is no layer {index}; the cache has layers 0 to {self.num_layers - 1}")
 
         def own(store: Store) -> Array:
-            held, axes = _read(store[index], None) if isinstance(store, tuple) else _read(store, jnp.asarray(index))
+            own, layer = (store[index], None) if isinstance(store, tuple) else (store, jnp.asarray(index))
+            held, axes = _read(own, layer, self.batch)
             held = dequantise(held) if isinstance(held, Quantised) else held
             return rearrange(held, f"{' '.join(axes)} -> b k h d")
 
@@ -89,8 +91,11 @@ class KVCache:
         more = slots - self.slots
 
         def longer(store: Store) -> Store:
-            axis = 2 if isinstance(store, tuple) else 1
-            return jax.tree.map(lambda x: jnp.pad(x, [(0, more * (i == axis)) for i in range(x.ndim)]), store)
+            def pad(x: Array) -> Array:
+                axis = x.ndim - 2 if isinstance(store, tuple) else 1
+                return jnp.pad(x, [(0, more * (i == axis)) for i in range(x.ndim)])
+
+            return jax.tree.map(pad, store)
 
         # In a cache of per_row() slots that are not written count already; in an aligned one they do when they are.
         valid = jnp.pad(self.valid, ((0, 0), (0, more)), constant_values=self.length.ndim == 1)
@@ -101,15 +106,19 @@ class KVCache:
 
         A row beyond the batch is dropped.
         """
-        axis = 0 if isinstance(self.keys, tuple) else 3
 
-        def put(own: Array, new: Array, axis: int = axis) -> Array:
-            return own.at[(slice(None),) * axis + (rows,)].set(new, mode="drop")
+        def put(own: Array, new: Array) -> Array:
+            return own.at[rows].set(new, mode="drop")
 
-        keys, values = (
-            jax.tree.map(put, mine, new) for mine, new in ((self.keys, other.keys), (self.values, other.values))
-        )
-        return KVCache(keys, values, put(self.valid, other.valid, 0), put(self.length, other.length, 0))
+        def put_layer(own: Array, new: Array) -> Array:
+            return put(_with_all_axes(own, self.batch), _with_all_axes(new, other.batch)).reshape(own.shape)
+
+        def put_layers(own: Array, new: Array) -> Array:
+            return own.at[:, :, :, rows].set(new, mode="drop")
+
+        change = put_layer if isinstance(self.keys, tuple) else put_layers
+        keys, values = jax.tree.map(change, (self.keys, self.values), (other.keys, other.values))
+        return KVCache(keys, values, put(self.valid, other.valid), put(self.length, other.length))
 
 
 def init_cache(config: TransformerConfig, batch: int, slots: int, dtype: Any = jnp.float32) -> KVCache:
@@ -125,7 +134,8 @@ def init_cache(config: TransformerConfig, batch: int, slots: int, dtype: Any = j
     def store() -> Store:
         if config.scan_layers:
             return room(config.num_layers, slots, heads, batch)
-        return tuple(room(batch, heads, slots) for _ in range(config.num_layers))
+        several = [n for n in (batch, heads) if n > 1]
+        return tuple(room(*several, slots) for _ in range(config.num_layers))
 
     return KVCache(store(), store(), jnp.zeros((batch, slots), bool), jnp.zeros((), jnp.int32))
 
@@ -147,18 +157,25 @@ def _put(store: Array, new: Array, start: Array, layer: Array | None) -> Array:
         start = start[0]
     if start.ndim == 0:
         if layer is None:
-            return lax.dynamic_update_slice(store, rearrange(new, "b s h d -> b h s d"), (0, 0, start, 0))
+            own = rearrange(new, "b s h d -> b h s d").reshape(*store.shape[:-2], *new.shape[1::2])
+            return lax.dynamic_update_slice(store, own, (*[0] * (store.ndim - 2), start, 0))
         return lax.dynamic_update_slice(store, rearrange(new, "b s h d -> 1 s h b d"), (layer, start, 0, 0, 0))
     rows, slots = jnp.arange(len(start))[:, None], start[:, None] + jnp.arange(new.shape[1])
     if layer is None:
-        return store.at[rows, :, slots].set(new, mode="drop", unique_indices=True)
+        full = _with_all_axes(store, len(start))
+        return full.at[rows, :, slots].set(new, mode="drop", unique_indices=True).reshape(store.shape)
     return store.at[layer, slots, :, rows].set(new, mode="drop", unique_indices=True)
 
 
-def _read(store: Held, layer: Array | None) -> tuple[Any, str]:
+def _with_all_axes(layer: Array, batch: int) -> Array:
+    """An unrolled layer's array [batch, head, slot, dim]."""
+    return layer.reshape(batch, -1, *layer.shape[-2:])
+
+
+def _read(store: Held, layer: Array | None, batch: int) -> tuple[Any, str]:
     """One layer's slots and the order of their axes (b batch, k slot, h head, d dim)."""
     if layer is None:
-        return store, "bhkd"
+        return jax.tree.map(partial(_with_all_axes, batch=batch), store), "bhkd"
     return jax.tree.map(lambda array: lax.dynamic_index_in_dim(array, layer, keepdims=False), store), "khbd"
 
 
@@ -323,7 +340,7 @@ class Attention(nn.Module):
                 if start is None:
                     outs.append(causal_attention(q[rows], k[rows], v[rows], mask))
                     continue
-                (own_k, axes), (own_v, _) = _read(keys, layer), _read(values, layer)
+                (own_k, axes), (own_v, _) = _read(keys, layer, mask.shape[0]), _read(values, layer, mask.shape[0])
                 attend = quantised_attention if cfg.cache == "int8" else attention
                 outs.append(attend(q[rows], own_k, own_v, mask, axes))
             out, stores = jnp.concatenate(outs), tuple(written)

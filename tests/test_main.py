@@ -398,7 +398,7 @@ def test_an_interruption_ends_with_status_130_and_leaves_nothing(pure, folder, m
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pure_jax.infer.decoding.windows, "decode_windows", interrupt)
+    monkeypatch.setattr(pure_jax.infer.decoding.rows, "decode_rows", interrupt)
     before = contents(folder)
     assert pure("photo.png", "out.png")[:3] == (130, "", "pure: interrupted; nothing was written\n")
     assert contents(folder) == before
@@ -425,7 +425,7 @@ def test_an_interrupted_evaluation_says_what_is_there(monkeypatch, capsys, optio
     assert end.value.code == 130 and capsys.readouterr().err.startswith(f"pure: interrupted; {left}")
 
 
-@pytest.mark.parametrize("place", ["pure_jax.infer.decoding.windows.decode_windows", "os.fsync"])
+@pytest.mark.parametrize("place", ["pure_jax.infer.decoding.rows.decode_rows", "os.fsync"])
 def test_sigterm_ends_with_status_143_and_leaves_nothing(pure, folder, monkeypatch, place):
     def terminate(*_: object) -> None:
         signal.raise_signal(signal.SIGTERM)

@@ -143,7 +143,7 @@ def stage_end(grid: tuple[int, int], tokens: int) -> int:
 State = TypeVar("State", bound=Any)
 
 
-@partial(jax.jit, static_argnames="tokens", donate_argnames="state")
+@partial(jax.jit, static_argnames="tokens")
 def grow(state: State, tokens: int) -> State:
     """A state with `caches` that have room for so many more tokens."""
     return state.replace(caches=tuple(cache.grown(cache.slots + tokens) for cache in state.caches))

@@ -19,9 +19,10 @@ from flax import struct
 from jax import Array, lax
 
 from pure_jax.config import SamplingConfig
+from pure_jax.errors import PureError
 from pure_jax.infer.decoding.contract import DecodeState, Job, Params, Written, code_logits, feed, grow, stage_end
 from pure_jax.infer.decoding.drafts import DRAFTS, Draft
-from pure_jax.infer.decoding.noise import Noise
+from pure_jax.infer.decoding.noise import Noise, SeedNoise
 from pure_jax.infer.decoding.prefill import open_batch
 from pure_jax.infer.decoding.rules import RULES, Rule
 from pure_jax.quantisation import columns
@@ -216,14 +217,16 @@ class Windows:
     """Decoding in windows of `window` tokens. rule: of RULES; draft: of DRAFTS."""
 
     rule: str = "jacobi"
-    window: int = 8
-    draft: str = "lq"
+    window: int = 16
+    draft: str = "above"
 
     def image_slots(self, height: int, width: int) -> int:
         # The last window reaches beyond the picture.
         return 3 + height * (width + 1) + self.window
 
     def write(self, job: Job, batch: int, on_codes: Callable[[int], None]) -> Iterator[tuple[int, Written]]:
+        if self.rule == "coupled" and not isinstance(job.noise, SeedNoise):
+            raise PureError("noise that is given has no meaning with coupled decoding, whose tests draw by the seed")
         parts = Parts(
             job.net, job.vocabulary, job.sampling, job.grid, self.window, RULES[self.rule], DRAFTS[self.draft]
         )

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pure_jax.config import PRESETS
 from pure_jax.errors import PureError
 from pure_jax.infer.decoding import contract, windows
 from pure_jax.infer.decoding.drafts import DRAFTS
 from pure_jax.infer.decoding.generate import generate
-from pure_jax.infer.decoding.rows import Rows
-from pure_jax.infer.decoding.ways import way_of_decoding
+from pure_jax.infer.decoding.noise import SeedNoise
+from pure_jax.infer.decoding.prefill import open_images
+from pure_jax.infer.decoding.rows import Rows, decode_rows
+from pure_jax.infer.decoding.rules import RULES
+from pure_jax.infer.decoding.ways import usual_way, way_of_decoding
 from pure_jax.infer.decoding.windows import Windows
 from tests.models import tiny_model
 
@@ -108,6 +114,8 @@ def test_noise_may_be_given_as_numbers_or_as_a_function(model, codes):
     assert_same(generate(model, codes[:2], noise=numbers, decoding=Windows("jacobi", 4)), function)
     with pytest.raises(PureError, match=r"noise has the shape \(2, 256, 64, 1\)"):
         generate(model, codes[:2], noise=numbers[..., None])
+    with pytest.raises(PureError, match="no meaning with coupled decoding"):
+        generate(model, codes[:2], noise=numbers, decoding=Windows("coupled"))
 
 
 def _numbers(image: int, position: int, n: int) -> np.ndarray:
@@ -117,6 +125,45 @@ def _numbers(image: int, position: int, n: int) -> np.ndarray:
 def _replayed(images, positions, n):
     factors = ((images + 1) * (positions + 1))[:, None] * jnp.arange(1, n + 1, dtype=jnp.float32)
     return 3 * jnp.sin(factors)
+
+
+# ---- which way -----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_said_decides_and_else_the_model_and_the_batch():
+    assert way_of_decoding() is None
+    assert way_of_decoding(window=4) == Windows("jacobi", 4, "above")
+    assert isinstance(way_of_decoding("plain"), Rows)
+    assert isinstance(usual_way(PRESETS["demo"]().transformer, np.float32, 1), Rows)
+    assert isinstance(usual_way(PRESETS["pure_7b"]().transformer, np.float32, 16), Rows)
+    assert usual_way(PRESETS["pure_7b"]().transformer, np.float32, 1) == Windows("jacobi", 16, "above")
+
+
+# ---- the compiled program ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_no_loop_copies_a_cache(model, batch):
+    static = (model.transformer, model.vocabulary, model.config.sampling)
+    params = model.params["transformer"]
+    parts = windows.Parts(*static, (HEIGHT, WIDTH), 4, RULES["jacobi"], DRAFTS["lq"])
+    noise = SeedNoise(jnp.uint32(0))
+    state = jax.eval_shape(lambda noise: windows.empty_state(parts, noise, batch, (97, 43)), noise)
+    prompts = jax.ShapeDtypeStruct((batch, 60), jnp.int32)
+    prefix, images = jax.ShapeDtypeStruct((0,), jnp.int32), jax.ShapeDtypeStruct((batch,), jnp.int32)
+    opened = jax.eval_shape(
+        partial(open_images, *static, (HEIGHT, WIDTH), 43, False), params, prompts, prefix, images, noise
+    )
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    for lowered, caches in (
+        (windows.decode_windows.lower(parts, params, state, count), state.caches),
+        (decode_rows.lower(*static, params, opened, count), opened.caches),
+    ):
+        program = lowered.compile().as_text()
+        for leaf in jax.tree.leaves([(cache.keys, cache.values) for cache in caches]):
+            shape = ",".join(map(str, leaf.shape))
+            assert f"f32[{shape}]" in program
+            assert not re.search(rf"f32\[(1,)?{shape}\]\S* (copy|transpose)\(", program)
 
 
 # ---- drafts --------------------------------------------------------------------------------------------------------
