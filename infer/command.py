@@ -260,7 +260,7 @@ class Benchmark:
     draft: Literal["random", "lq", "above", "left", "like"] = "like"
     """The first guess of a code, as in `pure restore`."""
     precisions: str = "auto"
-    """Of float32, bfloat16, float16 and auto, which is float32 on CPU and bfloat16 elsewhere."""
+    """Of float32, bfloat16, float16, int8 (weights and cache) and auto: float32 on CPU, bfloat16 elsewhere."""
     against: Literal["torch"] | None = None
     """Time transformers' torch Chameleon on the same shapes too, the original's way: two forwards for a token."""
     budget: float = 300.0
@@ -279,12 +279,14 @@ class Benchmark:
         return f"{self.out} holds what was measured until then" if self.out else None
 
     def run(self) -> None:
+        import jax
+
         import pure_jax
         from pure_jax.config import PRESETS
         from pure_jax.files import check_output_file, require_writable
         from pure_jax.infer.benchmark.plan import Plan, read_grid, read_numbers, read_precisions
         from pure_jax.infer.benchmark.report import facts, format_report
-        from pure_jax.infer.benchmark.subject import Subject, bare, loaded
+        from pure_jax.infer.benchmark.subject import Subject, bare_precision, loaded, precision_options
         from pure_jax.infer.benchmark.sweep import Budget, sweep
         from pure_jax.infer.benchmark.torch_baseline import require_torch
         from pure_jax.infer.benchmark.write import outputs, write
@@ -298,9 +300,10 @@ class Benchmark:
 
         def subject_of(precision: str) -> Subject:
             if preset is not None:
-                return bare(preset, precision)
-            return loaded(pure_jax.load(self.model, dtype=precision))
+                return bare_precision(preset, precision)
+            return loaded(pure_jax.load(self.model, **precision_options(precision)))
 
+        jax.config.update("jax_enable_compilation_cache", False)  # compile times are to be those of a first call
         plan = Plan(
             read_grid(self.grid) if self.grid else None,
             read_precisions(self.precisions),

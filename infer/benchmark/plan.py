@@ -48,12 +48,13 @@ def read_numbers(name: str, text: str) -> tuple[int, ...]:
 
 
 def read_precisions(text: str) -> tuple[str, ...]:
-    """The names of "float32,bfloat16", each once, in their order; "auto" becomes the platform's.
+    """The names of "bfloat16,int8", each once, in their order; "auto" becomes the platform's compute dtype.
 
     Raises:
         PureError: an unknown one.
     """
-    return tuple(dict.fromkeys(compute_dtype(word.strip()).name for word in text.split(",")))
+    words = [word.strip() for word in text.split(",")]
+    return tuple(dict.fromkeys(word if word == "int8" else compute_dtype(word).name for word in words))
 
 
 def read_grid(text: str) -> tuple[int, int]:

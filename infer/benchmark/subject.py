@@ -13,6 +13,7 @@ import numpy as np
 from flax import traverse_util
 from jax import Array
 
+from pure_jax.checkpoint import compute_dtype
 from pure_jax.config import ModelConfig, TransformerConfig
 from pure_jax.errors import PureError
 from pure_jax.infer.decoding.contract import Params
@@ -20,6 +21,7 @@ from pure_jax.infer.decoding.cost import Network
 from pure_jax.infer.decoding.memory import available_memory
 from pure_jax.model import Model
 from pure_jax.pure import parameter_shapes
+from pure_jax.quantisation import is_pair
 from pure_jax.sequence import image_block
 from pure_jax.transformer import Transformer
 from pure_jax.vocabulary import (
@@ -77,6 +79,21 @@ def loaded(model: Model) -> Subject:
     return Subject(model.config, model.params["transformer"], model.vocabulary, model.dtype, model)
 
 
+def precision_options(precision: str) -> dict[str, Any]:
+    """Options of `pure_jax.load` for a precision; int8: of weights and cache, in the platform's compute dtype."""
+    return {"dtype": "auto", "weights": "int8", "cache": "int8"} if precision == "int8" else {"dtype": precision}
+
+
+def bare_precision(config: ModelConfig, precision: str) -> Subject:
+    """`bare` with a precision's name."""
+    dtype, *int8 = precision_options(precision).values()
+    if int8:
+        config = dataclasses.replace(
+            config, transformer=dataclasses.replace(config.transformer, weights="int8", cache="int8")
+        )
+    return bare(config, compute_dtype(dtype))
+
+
 def bare(config: ModelConfig, dtype: Any, seed: int = 0) -> Subject:
     """Random weights, made on the device. Layers as `pure_jax.load` would have them; text as long as PURE's, at most.
 
@@ -100,18 +117,24 @@ def bare(config: ModelConfig, dtype: Any, seed: int = 0) -> Subject:
 
 def random_parameters(config: TransformerConfig, dtype: Any, seed: int = 0) -> Params:
     """Parameters in `dtype`, each made where it stays: norms are 1, biases 0, all else N(0, 0.02)."""
-    key = jax.random.key(seed)
-    params = {
-        path: _random(jax.random.fold_in(key, i), path.rsplit(".", 1)[-1], shape, dtype)
-        for i, (path, shape) in enumerate(parameter_shapes(config).items())
-    }
-    return traverse_util.unflatten_dict(params, sep=".")
+    key, shapes = jax.random.key(seed), parameter_shapes(config)
+
+    def made(i: int, path: str) -> Array:
+        kind = path.rsplit(".", 1)[-1]
+        own = {"kernel": jnp.int8, "scale": jnp.float32}[kind] if is_pair(path, shapes) else jnp.dtype(dtype)
+        return _random(jax.random.fold_in(key, i), kind, shapes[path], own)
+
+    return traverse_util.unflatten_dict({path: made(i, path) for i, path in enumerate(shapes)}, sep=".")
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3))
 def _random(key: Array, kind: str, shape: tuple[int, ...], dtype: Any) -> Array:
     if kind in ("weight", "bias"):
         return jnp.full(shape, kind == "weight", dtype)
+    if kind == "scale":  # of int8 kernels, so that these stand for N(0, 0.02) too
+        return jnp.full(shape, 0.02 / 32, dtype)
+    if dtype == jnp.int8:
+        return (jax.random.normal(key, shape, jnp.bfloat16) * 32).astype(dtype)
     return jax.random.normal(key, shape, dtype) * 0.02
 
 

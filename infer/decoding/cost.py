@@ -7,7 +7,9 @@ the filled part of every row's cache once, however many tokens it is for.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +17,10 @@ import jax.numpy as jnp
 
 from pure_jax.config import TransformerConfig
 from pure_jax.pure import parameter_shapes
+from pure_jax.quantisation import is_pair
+from pure_jax.transformer import token_bytes
 
-EMBEDDING, HEAD = "embed.embedding", "lm_head.kernel"
+EMBEDDING, HEAD, HEAD_SCALE = "embed.embedding", "lm_head.kernel", "lm_head.scale"
 
 
 @dataclass(frozen=True)
@@ -30,16 +34,25 @@ class Network:
     @property
     def cache_token(self) -> int:
         """Bytes of one token's keys and values in all layers."""
-        cfg = self.config
-        return 2 * cfg.num_layers * cfg.num_kv_heads * cfg.head_dim * jnp.dtype(self.dtype).itemsize
+        return token_bytes(self.config, self.dtype)
 
     def weights(self, columns: int) -> int:
         """Bytes of the weights that a pass reads, with so many columns of the head."""
-        return self.parameters(columns) * jnp.dtype(self.dtype).itemsize
+        shapes = parameter_shapes(self.config)
+        body = {path: shape for path, shape in shapes.items() if path not in (EMBEDDING, HEAD, HEAD_SCALE)}
+        # An int8 channel has a scale in float32.
+        channel = self._item(HEAD, shapes) * self.config.hidden_size + 4 * (HEAD_SCALE in shapes)
+        return sum(math.prod(shape) * self._item(path, shapes) for path, shape in body.items()) + channel * columns
+
+    def _item(self, path: str, paths: Collection[str]) -> int:
+        """Bytes of one number of a parameter."""
+        if is_pair(path, paths):
+            return 1 if path.endswith("kernel") else 4
+        return jnp.dtype(self.dtype).itemsize
 
     def parameters(self, columns: int) -> int:
-        """Number of parameters that a pass reads, with so many columns of the head."""
-        shapes = parameter_shapes(self.config)
+        """Number of parameters that a pass reads, scales not counted, with so many columns of the head."""
+        shapes = parameter_shapes(dataclasses.replace(self.config, weights="float"))
         body = sum(math.prod(shape) for path, shape in shapes.items() if path not in (EMBEDDING, HEAD))
         return body + self.config.hidden_size * columns
 

@@ -224,6 +224,7 @@ def test_seconds_per_picture_count_the_opening(measured_in_ten_seconds: Clock) -
 def test_lists_are_read_once_each() -> None:
     assert read_numbers("windows", "1,16, 4,16") == (1, 16, 4)
     assert read_precisions("float32,bfloat16,float32") == ("float32", "bfloat16")
+    assert read_precisions("int8, float16") == ("int8", "float16")
     assert read_precisions("auto") == ("float32" if jax.default_backend() == "cpu" else "bfloat16",)
     assert read_grid("64x48") == (64, 48)
 

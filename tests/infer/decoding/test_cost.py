@@ -11,7 +11,7 @@ import pytest
 
 from pure_jax.config import pure_7b, tiny
 from pure_jax.infer.benchmark.machine import peak_memory
-from pure_jax.infer.benchmark.subject import bare
+from pure_jax.infer.benchmark.subject import bare, bare_precision
 from pure_jax.infer.decoding.cost import Fill, Lengths, Network, pass_bytes, pass_flops, picture_bytes
 from pure_jax.infer.decoding.memory import available_memory, decode_memory
 from pure_jax.transformer import init_cache
@@ -88,3 +88,14 @@ def test_more_pictures_and_larger_windows_take_more_memory():
 def test_the_device_says_what_it_has():
     assert available_memory() is None or available_memory() > 0
     assert peak_memory() is None or np.ones(2**20).nbytes < peak_memory()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_the_bytes_of_a_subject_are_those_of_its_arrays(precision):
+    subject = bare_precision(tiny(), precision)
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(subject.params))
+    assert subject.network.all_weights == held
+    cache = init_cache(subject.config.transformer, 1, 1, subject.dtype)
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((cache.keys, cache.values)))
+    assert subject.network.cache_token == held
+    assert subject.network.parameters(9) == bare_precision(tiny(), "float32").network.parameters(9)
