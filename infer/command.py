@@ -52,6 +52,8 @@ class Restore:
     """Pixels that neighbouring tiles share; by default the model's."""
     batch: int | None = None
     """Tiles decoded together; by default as many as keep the caches within 1 GiB, at most 64."""
+    memory: str | None = None
+    """What weights, caches and programs of the transformer may take, such as 8GB; it decides the batch."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The transformer computes in it; auto is float32 on CPU and bfloat16 elsewhere."""
     weights: Literal["float", "int8"] | None = None
@@ -72,6 +74,7 @@ class Restore:
         import pure_jax
         from pure_jax.files import refuse_existing
         from pure_jax.infer.contract import check_seed, override
+        from pure_jax.infer.decoding.memory import read_bytes
         from pure_jax.infer.pictures.heatmap import entropy_heatmap
         from pure_jax.infer.pictures.picture import check_output, read_picture, write_image
         from pure_jax.infer.progress import Reporter
@@ -97,6 +100,8 @@ class Restore:
         # Only what was said: a family need not know the others' options.
         names = ("text", "faithful", "decode", "window", "draft")
         options = {name: getattr(self, name) for name in names if getattr(self, name) not in ("", False, None)}
+        if self.memory is not None:
+            options["memory"] = read_bytes(self.memory)
         with Reporter(self.quiet) as report:
             report("load")
             model = pure_jax.load(self.model, dtype=self.dtype, weights=self.weights, cache=self.cache)

@@ -29,11 +29,13 @@ def restore_tiles(
     decode: str | None = None,
     window: int | None = None,
     draft: str | None = None,
+    memory: int | None = None,
 ) -> RestoredTiles:
     """Restore tiles, see `pure_jax.infer.contract.RestoreTiles`.
 
     Args:
         text: words that every answer must begin with; the model continues them.
+        memory: see `pure_jax.infer.decoding.generate.generate`.
         faithful, decode, window, draft: see `pure_jax.infer.decoding.ways.way_of_decoding`.
 
     Raises:
@@ -48,6 +50,7 @@ def restore_tiles(
         text_prefix=text,
         decoding=decoding,
         batch=batch,
+        memory=memory,
         progress=progress,
     )
     side = tiles.shape[1] // model.config.stride

@@ -126,6 +126,12 @@ def test_a_recipe_runs(folder, recipe):
     exec(compile(program, "docs/recipes.md", "exec"), {"__name__": "recipe"})
 
 
+@pytest.mark.parametrize("program", [body for _, body in blocks("docs/decoding.md", "python")])
+def test_a_program_about_decoding_runs(folder, program, monkeypatch):
+    monkeypatch.setitem(pure_jax.infer.decoding.rules.RULES, "lenient", None)  # what the program puts there goes again
+    exec(compile(program, "docs/decoding.md", "exec"), {"__name__": "program"})
+
+
 def test_the_programs_of_the_readme_run(folder):
     program = "".join(body for _, body in blocks("README.md", "python"))
     exec(compile(program, "README.md", "exec"), {"__name__": "readme"})

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from pure_jax.config import SamplingConfig
 from pure_jax.errors import PureError
 from pure_jax.infer.contract import Progress, silent
 from pure_jax.infer.decoding.contract import Decoding, Job
+from pure_jax.infer.decoding.cost import Lengths, Network
+from pure_jax.infer.decoding.memory import fitting_batch
 from pure_jax.infer.decoding.noise import noise_of
 from pure_jax.infer.decoding.rows import Rows
 from pure_jax.infer.decoding.ways import usual_way
+from pure_jax.infer.decoding.windows import Windows
 from pure_jax.model import Model
 from pure_jax.sequence import INSTRUCTION, answer_text_ids, prompt_ids
 from pure_jax.transformer import token_bytes
+
+logger = logging.getLogger(__name__)
 
 MAX_BATCH = 64
 CACHE_BYTES = 2**30
@@ -48,6 +55,7 @@ def generate(
     decoding: Decoding | None = None,
     noise: Any = None,
     batch: int | None = None,
+    memory: int | None = None,
     instruction: str = INSTRUCTION,
     progress: Progress = silent,
 ) -> list[Answer]:
@@ -65,9 +73,13 @@ def generate(
         noise: instead of the seed's: float32 [n, positions, codes], or a function as `pure_jax.infer.decoding.noise`
             describes it, which JAX can trace.
         batch: pictures decoded together; 1 or more. None takes as many as keep the caches within 1 GiB, at most 64.
+            Where the device runs out of memory, half as many are tried, with a warning.
+        memory: bytes of device memory that weights, caches and programs may take; as many pictures as fit are decoded
+            together, at most `batch`.
 
     Raises:
-        PureError: seed or batch out of range; a prefix longer than max_text_tokens or with control tokens.
+        PureError: seed or batch out of range; a prefix longer than max_text_tokens or with control tokens;
+            too little memory for one picture.
     """
     sampling = sampling or model.config.sampling
     if batch is not None and batch < 1:
@@ -89,14 +101,33 @@ def generate(
         np.asarray(lq_codes, np.int32),
         noise_of(noise, seed, model.vocabulary.codebook_size),
     )
+    if memory is not None:
+        network = Network(model.config.transformer, model.dtype, model.vocabulary.codebook_size)
+        opening = job.prompts.shape[1] + sampling.max_text_tokens
+        lengths = Lengths(opening, height, width, sampling.guidance_scale != 1.0)
+        window = decoding.window if isinstance(decoding, Windows) else 1
+        batch = fitting_batch(network, lengths, memory, min(batch or MAX_BATCH, count), window)
     slots = (decoding or Rows()).image_slots(height, width)
     batch = min(batch or _fitting_batch(model, sampling, job.prompts.shape[1], slots), count)
     decoding = decoding or usual_way(model.config.transformer, model.dtype, batch)
     progress("compile", 0, 0)  # until the first codes are there, as the programs are compiled when they are called
-    answers: dict[int, Answer] = {}
-    for image, own in decoding.write(job, batch, lambda done: progress("restore", done, count * height * width)):
-        answers[image] = Answer(own.codes, own.entropy, _to_text(model, own.text), own.opened, own.passes)
-    return [answers[image] for image in range(count)]
+    while True:
+        try:
+            found = decoding.write(job, batch, lambda done: progress("restore", done, count * height * width))
+            written = dict(found)
+            break
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            if batch == 1:
+                raise PureError(
+                    "the device has too little memory for one picture; try --weights int8 --cache int8, or smaller "
+                    f"tiles ({str(error).splitlines()[0][:200]})"
+                ) from error
+            batch //= 2
+            logger.warning("the device's memory did not suffice; beginning again with %d pictures at a time", batch)
+    answers = (written[image] for image in range(count))
+    return [Answer(a.codes, a.entropy, _to_text(model, a.text), a.opened, a.passes) for a in answers]
 
 
 def _fitting_batch(model: Model, sampling: SamplingConfig, prompt_length: int, image_slots: int) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
+from pure_jax.errors import PureError
 from pure_jax.infer.decoding.cost import Lengths, Network
 from pure_jax.transformer import CAUSAL_BLOCKS
 
@@ -54,6 +56,38 @@ def decode_memory(network: Network, lengths: Lengths, batch: int, window: int = 
     head = 3 * cfg.hidden_size * network.codes * item  # its columns, taken out once; XLA lays them out anew
     step = rows * (token + scores * slots + logits) + head
     return Memory(network.all_weights, caches, max(opening, step) + LEAST_WORKSPACE)
+
+
+def fitting_batch(network: Network, lengths: Lengths, memory: int, most: int, window: int = 1) -> int:
+    """The largest batch, up to `most`, whose `decode_memory` fits into `memory` bytes.
+
+    Raises:
+        PureError: not even one picture fits.
+    """
+
+    def total(batch: int) -> int:
+        return decode_memory(network, lengths, batch, window).total
+
+    if total(1) > memory:
+        needed, weights, given = (f"{size / 1e9:.2f} GB" for size in (total(1), network.all_weights, memory))
+        raise PureError(
+            f"one picture takes {needed} ({weights} of them weights), more than the {given} that it may; give more "
+            "--memory, or --weights int8 --cache int8"
+        )
+    return max(batch for batch in range(1, most + 1) if total(batch) <= memory)
+
+
+def read_bytes(text: str) -> int:
+    """ "8GB", "512 MiB" -> bytes, a whole number.
+
+    Raises:
+        PureError: it is no amount of memory.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    number = float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " ") if match else 0.0
+    if number < 1:
+        raise PureError(f"{text!r} is no amount of memory; write it as 8GB or 512MiB")
+    return int(number)
 
 
 def available_memory() -> int | None:

@@ -6,13 +6,16 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from pure_jax.config import SamplingConfig, pure_7b, tiny
 from pure_jax.errors import PureError
 from pure_jax.infer.contract import override
+from pure_jax.infer.decoding.cost import Lengths, Network
 from pure_jax.infer.decoding.generate import Answer, _fitting_batch, generate
+from pure_jax.infer.decoding.memory import decode_memory, fitting_batch, read_bytes
 from pure_jax.infer.decoding.rows import Rows
 from pure_jax.infer.decoding.sequential import Sequential
 from pure_jax.model import Model
@@ -158,3 +161,53 @@ def test_the_default_batch_keeps_the_caches_of_a_7b_model_to_one_picture() -> No
     wide = SimpleNamespace(config=config, dtype=np.float32)
     # 2 (keys, values) x 64 layers x 4 heads x 8 x 4 bytes = 16 KiB a token; 2 x 1,000 + 256 tokens with guidance
     assert _fitting_batch(wide, sampling, 0, 1000) == 2**30 // (16384 * 2256)
+
+
+def test_memory_decides_the_batch(model, codes) -> None:
+    network = Network(model.config.transformer, model.dtype, model.vocabulary.codebook_size)
+    lengths = Lengths(100 + 7, HEIGHT, WIDTH, True)
+    needed = [decode_memory(network, lengths, batch).total for batch in (1, 2, 3)]
+    assert fitting_batch(network, lengths, needed[1], 64) == 2
+    assert fitting_batch(network, lengths, needed[2] - 1, 64) == 2
+    assert fitting_batch(network, lengths, needed[2], 1) == 1
+    with pytest.raises(PureError, match=r"one picture takes 0\.02 GB .* more than the 0\.00 GB"):
+        generate(model, codes, memory=1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("8GB", 8 * 10**9), ("512 MiB", 2**29), ("1.5g", 15 * 10**8), ("4096", 4096), ("2kib", 2048)]
+)
+def test_amounts_of_memory_are_read(text, wanted):
+    assert read_bytes(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1GB", "0", "8 QB", "nan"])
+def test_what_is_no_amount_of_memory_is_refused(text):
+    with pytest.raises(PureError, match="is no amount of memory; write it as 8GB"):
+        read_bytes(text)
+
+
+class Hungry(Rows):
+    """Needs more memory than there is for more than `room` pictures."""
+
+    def __init__(self, room: int, words: str = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."):
+        self.room, self.words, self.tried = room, words, list[int]()
+
+    def write(self, job, batch, on_codes):
+        self.tried.append(batch)
+        if batch > self.room:
+            raise jax.errors.JaxRuntimeError(self.words)
+        return super().write(job, batch, on_codes)
+
+
+def test_where_memory_runs_out_half_as_many_are_tried(model, codes, together, caplog):
+    way = Hungry(1)
+    assert stacked(generate(model, codes, seed=3, decoding=way)).tolist() == stacked(together).tolist()
+    assert way.tried == [5, 2, 1]
+    assert [record.message.split(" with ")[1] for record in caplog.records] == [
+        f"{n} pictures at a time" for n in (2, 1)
+    ]
+    with pytest.raises(PureError, match="too little memory for one picture"):
+        generate(model, codes, decoding=Hungry(0))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        generate(model, codes, decoding=Hungry(0, "INTERNAL: broken"))
