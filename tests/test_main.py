@@ -516,7 +516,7 @@ def test_quiet_degrade_is_silent_about_photos_that_it_skips(photos, capsys, capl
 def test_evaluate_says_in_a_table_or_json_what_it_measured(
     photos, model_directory, load_once, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(pure_jax, "load", lambda source: load_once(source))
+    monkeypatch.setattr(pure_jax, "load", lambda source, **precision: load_once(source))
     monkeypatch.setattr(pure_jax.infer.metrics.perceptual, "load_params", lambda: None)
     main(["degrade", photos, "pairs", "--scale", "2", "--quiet"])
     command = ["evaluate", "pairs", "--scale", "2", "--model", str(model_directory)]

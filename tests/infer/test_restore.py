@@ -51,7 +51,8 @@ class PerfectModel:
 def echo(model: Any, lq_codes: np.ndarray, **_: Any) -> list[Answer]:
     """Stands in for `generate`: the codes as they came; the entropy is the picture's number."""
     return [
-        Answer(codes, codes.astype(np.float32), f"Large blur, small noise. {codes[0, 0]}", True) for codes in lq_codes
+        Answer(codes, codes.astype(np.float32), f"Large blur, small noise. {codes[0, 0]}", True, passes=1)
+        for codes in lq_codes
     ]
 
 
@@ -333,7 +334,7 @@ def test_a_picture_of_another_size_is_resized_and_remarked(perfect, monkeypatch)
     def larger(model: Any, lq_codes: np.ndarray, **_: Any) -> list[Answer]:
         model.seen = [np.full((2 * TILE, TILE, 3), 99, np.uint8)] * len(lq_codes)
         codes = np.zeros((2 * SIDE, SIDE), np.int32)
-        return [Answer(codes, np.ones(codes.shape, np.float32), "", True)] * len(lq_codes)
+        return [Answer(codes, np.ones(codes.shape, np.float32), "", True, 1)] * len(lq_codes)
 
     monkeypatch.setattr(pure_jax.infer.pure, "generate", larger)
     result = perfect(photo(size=(32, 16)), scale=2, overlap=0)
@@ -343,7 +344,7 @@ def test_a_picture_of_another_size_is_resized_and_remarked(perfect, monkeypatch)
 
 
 def test_nothing_unusual_gives_no_remark():
-    assert _remarks([Answer(np.zeros((SIDE, SIDE)), np.zeros((SIDE, SIDE)), "", True)], SIDE) == []
+    assert _remarks([Answer(np.zeros((SIDE, SIDE)), np.zeros((SIDE, SIDE)), "", True, 1)], SIDE) == []
 
 
 # ---- limits --------------------------------------------------------------------------------------------------------

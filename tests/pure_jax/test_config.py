@@ -47,6 +47,8 @@ def test_every_field_survives_json() -> None:
             model_parallel_size=2,
             swin_norm=True,
             dropout=0.25,
+            weights="int8",
+            cache="int8",
             scan_layers=False,
             remat=True,
         ),
@@ -86,7 +88,7 @@ SIZES = [
     path
     for path in flatten_dict(to_dict(tiny()))
     if path[0] in ("transformer", "vqgan", "tile_size", "codes_per_grid")
-    and path[-1] not in ("dropout", "scan_layers", "remat")
+    and path[-1] not in ("dropout", "scan_layers", "remat", "weights", "cache")
 ]
 
 

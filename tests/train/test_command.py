@@ -199,7 +199,7 @@ def test_an_unknown_preset_is_one_sentence_and_status_2(home, command, monkeypat
         main()
     assert exit_.value.code == 2
     error = capsys.readouterr().err.splitlines()
-    assert error == ["pure: error: there is no preset 'huge'; choose one of pure_7b, demo, tiny, mini"]
+    assert error == ["pure: error: there is no preset 'huge'; choose one of pure_7b, 300m, demo, tiny, mini"]
 
 
 def test_an_interrupted_run_says_how_to_continue(monkeypatch, capsys):
