@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("benchmark") / "out"
     text = DOCUMENT.read_text(encoding="utf-8")
     [command] = re.findall(r"^pure (benchmark --config pure_7b .*)$", text, re.MULTILINE)
-    small = {"pure_7b": "tiny", "1,2,4,8,16,32,64": "1,3", "1,16": "1,2", "h200": str(folder)}
+    small = {"pure_7b": "tiny", "1,2,4,8,16,32,64": "1,3", "1,16": "2", "h200": str(folder)}
     words = [small.pop(word, word) for word in command.split()]
     assert small == {}
     with pytest.MonkeyPatch.context() as patch:
@@ -51,7 +52,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_writes_an_object_and_a_plot(written: Path) -> None:
     found = json.loads((written / "benchmark.json").read_text())
     assert found["random_weights"] and found["grid"] == [8, 8] and found["remarks"] == []
-    assert [(row["batch"], row["window"]) for row in found["measured"]] == [(1, 1), (1, 3), (2, 1), (2, 3)]
+    rows = [(row["precision"], row["batch"], row["window"]) for row in found["measured"]]
+    assert rows == list(itertools.product(("bfloat16", "int8"), (2,), (1, 3)))
     plain, window, *_ = found["measured"]
     assert plain["passes_per_picture"] == 64 and plain["seconds_per_picture"] > 0
     assert window["passes_per_picture"] is window["seconds_per_picture"] is None  # random weights cannot tell
