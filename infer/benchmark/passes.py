@@ -55,7 +55,7 @@ class Opening:
     text_tokens: int
 
 
-def open_batch(subject: Subject, grid: tuple[int, int], batch: int) -> Opening:
+def time_opening(subject: Subject, grid: tuple[int, int], batch: int) -> Opening:
     """Time the way to the first code: one run, of a program that takes long itself."""
     prompts = questions(subject, grid, batch)
     slots = Lengths(0, *grid, subject.guided).image_slots

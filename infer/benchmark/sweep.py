@@ -12,7 +12,7 @@ import jax
 
 from pure_jax.errors import PureError
 from pure_jax.infer.benchmark.machine import measure_machine, peak_memory
-from pure_jax.infer.benchmark.passes import Timed, in_windows, open_batch, passes_per_picture, time_rows, time_window
+from pure_jax.infer.benchmark.passes import Timed, in_windows, passes_per_picture, time_opening, time_rows, time_window
 from pure_jax.infer.benchmark.plan import Plan
 from pure_jax.infer.benchmark.report import Bounds, Item, Measured, Opened, Report
 from pure_jax.infer.benchmark.subject import Subject, questions
@@ -133,7 +133,7 @@ def _group(
     grid = plan.grid or subject.tile
     progress(f"opening, {what}", 0, 0)
     with budget.spending():
-        opening = open_batch(subject, grid, batch)
+        opening = time_opening(subject, grid, batch)
     yield Opened(precision, batch, opening.lengths, opening.text_tokens, opening.timed)
     fill = opening.lengths.mean
     read = pass_bytes(subject.network, batch, fill)

@@ -16,7 +16,6 @@ from pure_jax.infer.decoding.contract import Decoding, Job
 from pure_jax.infer.decoding.cost import Lengths, Network
 from pure_jax.infer.decoding.memory import fitting_batch
 from pure_jax.infer.decoding.noise import noise_of
-from pure_jax.infer.decoding.rows import Rows
 from pure_jax.infer.decoding.ways import usual_way
 from pure_jax.infer.decoding.windows import Windows
 from pure_jax.model import Model
@@ -101,13 +100,15 @@ def generate(
         np.asarray(lq_codes, np.int32),
         noise_of(noise, seed, model.vocabulary.codebook_size),
     )
+    # Before the batch is known, the way that takes the most room: that of one picture.
+    way = decoding or usual_way(model.config.transformer, model.dtype, 1)
     if memory is not None:
         network = Network(model.config.transformer, model.dtype, model.vocabulary.codebook_size)
         opening = job.prompts.shape[1] + sampling.max_text_tokens
         lengths = Lengths(opening, height, width, sampling.guidance_scale != 1.0)
-        window = decoding.window if isinstance(decoding, Windows) else 1
+        window = way.window if isinstance(way, Windows) else 1
         batch = fitting_batch(network, lengths, memory, min(batch or MAX_BATCH, count), window)
-    slots = (decoding or Rows()).image_slots(height, width)
+    slots = way.image_slots(height, width)
     batch = min(batch or _fitting_batch(model, sampling, job.prompts.shape[1], slots), count)
     decoding = decoding or usual_way(model.config.transformer, model.dtype, batch)
     progress("compile", 0, 0)  # until the first codes are there, as the programs are compiled when they are called

@@ -69,7 +69,7 @@ def fitting_batch(network: Network, lengths: Lengths, memory: int, most: int, wi
         return decode_memory(network, lengths, batch, window).total
 
     if total(1) > memory:
-        needed, weights, given = (f"{size / 1e9:.2f} GB" for size in (total(1), network.all_weights, memory))
+        needed, weights, given = (f"{size / 1e9:.2g} GB" for size in (total(1), network.all_weights, memory))
         raise PureError(
             f"one picture takes {needed} ({weights} of them weights), more than the {given} that it may; give more "
             "--memory, or --weights int8 --cache int8"

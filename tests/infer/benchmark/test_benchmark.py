@@ -21,7 +21,7 @@ from pure_jax.config import pure_300m, tiny
 from pure_jax.errors import PureError
 from pure_jax.infer.benchmark import machine, sweep
 from pure_jax.infer.benchmark.machine import Machine, Sizes
-from pure_jax.infer.benchmark.passes import Opening, Timed, at_place, at_row, in_windows, open_batch
+from pure_jax.infer.benchmark.passes import Opening, Timed, at_place, at_row, in_windows, time_opening
 from pure_jax.infer.benchmark.plan import Plan, read_grid, read_numbers, read_precisions
 from pure_jax.infer.benchmark.report import CITED_S, Report, facts, format_report
 from pure_jax.infer.benchmark.subject import Subject, bare, bare_vocabulary, loaded, questions
@@ -81,7 +81,7 @@ def test_what_is_there_already_is_not_replaced_unasked(written: Path, capsys: py
 def test_a_moved_state_is_that_of_the_loop() -> None:
     """A state that was moved to a row has the lengths that decoding until there leaves."""
     subject = bare(tiny(), "float32")
-    opening = open_batch(subject, (8, 8), 1)
+    opening = time_opening(subject, (8, 8), 1)
     static = (subject.net, subject.vocabulary, subject.config.sampling)
     state = decode_rows(*static, subject.params, opening.state, jnp.int32(3))
     want = [int(c.length) for c in state.caches], int(state.position[0]), int(state.row)
@@ -147,7 +147,7 @@ def measured_in_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
     timed = Timed(0.1, 1.0, 0)
     monkeypatch.setattr(sweep, "measure_machine", takes_ten(Machine("cpu", "cpu", 1e9, 1e9, 1e9)))
-    monkeypatch.setattr(sweep, "open_batch", takes_ten(Opening(None, lengths, timed, 8)))  # type: ignore[arg-type]
+    monkeypatch.setattr(sweep, "time_opening", takes_ten(Opening(None, lengths, timed, 8)))  # type: ignore[arg-type]
     monkeypatch.setattr(sweep, "time_rows", takes_ten((None, timed, (0.1, 0.1, 0.1))))
     monkeypatch.setattr(sweep, "time_window", takes_ten((None, timed)))
     monkeypatch.setattr(sweep, "in_windows", lambda state: state)
