@@ -69,6 +69,15 @@ def load(
     return place(with_precision(checkpoint, weights, cache), dtype, scan_layers, mesh=mesh)
 
 
+def load_config(source: str | os.PathLike | None = None, revision: str | None = None) -> Any:
+    """The configuration of a model, without its weights; source and revision as in `load`.
+
+    Raises:
+        PureError: what `load` refuses in a model's files, as far as headers tell.
+    """
+    return open_model(find(demo_directory() if source is None else source, revision))[0].config
+
+
 def open_model(path: Path, **options: Any) -> Upstream:
     """Open a model in either layout; only headers are read now.
 

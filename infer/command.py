@@ -11,6 +11,9 @@ import tyro
 
 from pure_jax.errors import PureError
 
+Way = Literal["plain", "jacobi", "coupled", "relaxed", "staggered", "sjd_compat"]
+Draft = Literal["random", "lq", "above", "left", "like"]
+
 
 @dataclass(frozen=True)
 class Restore:
@@ -36,12 +39,15 @@ class Restore:
     """Words the model's answer must begin with, such as "Large blur, small noise."."""
     faithful: bool = False
     """Decode as the original does: unmasked text, picture size drawn by the model, one token a step."""
-    decode: Literal["plain", "jacobi", "coupled"] | None = None
-    """How codes are decoded: one a pass; in windows, with the same codes (jacobi); in windows, with codes of the same
-    distribution (coupled). By default plain or jacobi, whichever is faster."""
+    decode: Way | None = None
+    """How codes are decoded: one a pass; in windows, with the same codes (jacobi) or codes of the same distribution
+    (coupled); lossy, in windows that keep what is likely (relaxed) or with several rows side by side (staggered); or as
+    the original's speculative sampler does (sjd_compat). By default plain or jacobi, whichever is faster."""
+    fast: bool = False
+    """Decode in the fastest lossy way, which is staggered."""
     window: int | None = None
-    """Tokens of a window, 2 to 256; by default 16."""
-    draft: Literal["random", "lq", "above", "left", "like"] | None = None
+    """Tokens of a window, 2 to 256, by default 16; or codes that a row is ahead (staggered), by default a quarter."""
+    draft: Draft | None = None
     """First guess of a code: any, that of the input in the same place, of the row above (the default), the one
     before, or a neighbour's where the input has the same code in both places."""
     colour_fix: Literal["none", "wavelet", "adain"] | None = None
@@ -53,7 +59,8 @@ class Restore:
     batch: int | None = None
     """Tiles decoded together; by default as many as keep the caches within 1 GiB, at most 64."""
     memory: str | None = None
-    """What weights, caches and programs of the transformer may take, such as 8GB; it decides the batch."""
+    """What weights, caches and programs of the transformer may take, such as 8GB; it decides the batch, and where not
+    even one tile would fit, and neither --weights nor --cache is given, it makes them int8."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The transformer computes in it; auto is float32 on CPU and bfloat16 elsewhere."""
     weights: Literal["float", "int8"] | None = None
@@ -75,6 +82,7 @@ class Restore:
         from pure_jax.files import refuse_existing
         from pure_jax.infer.contract import check_seed, override
         from pure_jax.infer.decoding.memory import read_bytes
+        from pure_jax.infer.families import choose_precision
         from pure_jax.infer.pictures.heatmap import entropy_heatmap
         from pure_jax.infer.pictures.picture import check_output, read_picture, write_image
         from pure_jax.infer.progress import Reporter
@@ -98,13 +106,17 @@ class Restore:
                 )
             refuse_existing(entropy_map, self.overwrite)
         # Only what was said: a family need not know the others' options.
-        names = ("text", "faithful", "decode", "window", "draft")
+        names = ("text", "faithful", "decode", "fast", "window", "draft")
         options = {name: getattr(self, name) for name in names if getattr(self, name) not in ("", False, None)}
+        precision: dict[str, Any] = {"weights": self.weights, "cache": self.cache}
+        chosen: dict[str, str] = {}
         if self.memory is not None:
-            options["memory"] = read_bytes(self.memory)
+            options["memory"] = memory = read_bytes(self.memory)
+            if self.weights is self.cache is None:
+                chosen = choose_precision(pure_jax.load_config(self.model), self.dtype, memory)
         with Reporter(self.quiet) as report:
             report("load")
-            model = pure_jax.load(self.model, dtype=self.dtype, weights=self.weights, cache=self.cache)
+            model = pure_jax.load(self.model, dtype=self.dtype, **precision | chosen)
             sampling = override(
                 model.config.sampling,
                 temperature=self.temperature,
@@ -123,6 +135,7 @@ class Restore:
                 progress=report,
                 **options,
             )
+            remarks = [*result.remarks, *(f"--memory {self.memory}: {name} in {chosen[name]}" for name in chosen)]
             report("write")
             write_image(output, result.image)
             if entropy_map is not None:
@@ -139,11 +152,11 @@ class Restore:
                 "seed": self.seed,
                 "degradation": result.degradation,
                 "description": result.description,
-                "remarks": result.remarks,
+                "remarks": remarks,
             }
             print(json.dumps(facts))
         elif not self.quiet:
-            for remark in result.remarks:
+            for remark in remarks:
                 print(f"note: {remark}")
             reading = ", ".join(f"{level} {name}" for name, level in (result.degradation or {}).items())
             print(f"the model reads: {reading or 'no degradation'}")
@@ -163,6 +176,12 @@ class Evaluate:
     """The ground truths' sides over those of the low-quality pictures."""
     seed: int = 0
     """The same seed gives the same pictures."""
+    decode: Way | None = None
+    """How codes are decoded, as in `pure restore`."""
+    fast: bool = False
+    """Decode in the fastest lossy way, as in `pure restore`."""
+    window: int | None = None
+    """As in `pure restore`."""
     weights: Literal["float", "int8"] | None = None
     """int8 rounds the transformer's kernels while they are read."""
     cache: Literal["float", "int8"] | None = None
@@ -208,6 +227,8 @@ class Evaluate:
         if self.save_images is not None and self.save_images.is_dir() and any(self.save_images.iterdir()):
             refuse_existing(self.save_images, self.overwrite)
         niqe_params = load_niqe_params(self.niqe)
+        way = {name: getattr(self, name) for name in ("decode", "fast", "window")}
+        way = {name: value for name, value in way.items() if value not in (False, None)}
         with Reporter(self.quiet) as report:
             report("load")
             model = pure_jax.load(self.model, weights=self.weights, cache=self.cache)
@@ -220,9 +241,10 @@ class Evaluate:
             }
             deltas = None
             if self.against is None:
-                result = evaluate(Path(self.pairs), Restorer(model), save_images=self.save_images, **options)
+                restorer = Restorer(model, way)
+                result = evaluate(Path(self.pairs), restorer, save_images=self.save_images, **options)
             else:
-                deltas = compare(Path(self.pairs), model, pure_jax.load(self.against), **options)
+                deltas = compare(Path(self.pairs), model, pure_jax.load(self.against), way=way, **options)
                 result = deltas.model
             if self.csv is not None:
                 report("write")
@@ -262,7 +284,7 @@ class Benchmark:
     """Pictures decoded together, each 1 to 1024."""
     decode: Literal["jacobi", "coupled"] = "jacobi"
     """How windows decide what is kept, as in `pure restore`."""
-    draft: Literal["random", "lq", "above", "left", "like"] = "like"
+    draft: Draft = "like"
     """The first guess of a code, as in `pure restore`."""
     precisions: str = "auto"
     """Of float32, bfloat16, float16, int8 (weights and cache) and auto: float32 on CPU, bfloat16 elsewhere."""

@@ -7,7 +7,7 @@ distributions are compared where both are given the same codes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -57,6 +57,7 @@ def compare(
     *,
     scale: int = 4,
     seed: int = 0,
+    way: Mapping[str, Any] | None = None,
     on_image: Callable[[int, int, str], None] | None = None,
     **options: Any,
 ) -> Deltas:
@@ -66,6 +67,7 @@ def compare(
 
     Args:
         pairs, scale, seed, on_image, options: as in `pure_jax.infer.evaluate.evaluate`.
+        way: options of `Restorer.restore` with which `model` restores, such as a lossy way of decoding.
 
     Raises:
         PureError: what `evaluate` refuses; models of another family than PURE, or with different tokenizers.
@@ -75,7 +77,7 @@ def compare(
             raise PureError(f"a model of the family {one.config.family} has no next-code distribution to compare")
     if model.config.vqgan != full.config.vqgan or model.tokenizer.get_vocab() != full.tokenizer.get_vocab():
         raise PureError("the two models have different tokenizers, so that their distributions cannot be compared")
-    seen = _Keeping(full), _Keeping(model)
+    seen = _Keeping(Restorer(full)), _Keeping(Restorer(model, way or {}))
     both = []
     for part, restorer in enumerate(seen):
 
@@ -115,11 +117,15 @@ def format_deltas(deltas: Deltas) -> str:
 class _Keeping:
     """A restorer that keeps what it was given and what it made of it, each uint8 [H, W, 3]."""
 
-    model: Model
+    restorer: Restorer
     pictures: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
+    @property
+    def model(self) -> Model:
+        return self.restorer.model
+
     def restore(self, image: Image.Image, /, *, scale: int, seed: int) -> Any:
-        result = Restorer(self.model).restore(image, scale=scale, seed=seed)
+        result = self.restorer.restore(image, scale=scale, seed=seed)
         self.pictures.append((np.asarray(image), np.asarray(result.image.convert("RGB"))))
         return result
 

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from pure_jax.checkpoint import compute_dtype
 from pure_jax.infer import pure
 from pure_jax.infer.contract import RestoreTiles
 
 RESTORE_TILES: dict[str, RestoreTiles] = {
     "pure": pure.restore_tiles,
 }
+
+FITTING_PRECISION: dict[str, Callable[[Any, Any, int], dict[str, str]]] = {
+    "pure": pure.fitting_precision,
+}
+"""(configuration, compute dtype, bytes of memory) -> options of `pure_jax.load`; of families that have a choice."""
+
+
+def choose_precision(config: Any, dtype: str, memory: int) -> dict[str, str]:
+    """Options of `pure_jax.load` for a model that is to decode within `memory` bytes; {} where nothing has to be."""
+    fitting = FITTING_PRECISION.get(config.family)
+    return {} if fitting is None else fitting(config, compute_dtype(dtype), memory)

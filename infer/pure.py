@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pure_jax.config import SamplingConfig
+from pure_jax.config import ModelConfig, SamplingConfig
+from pure_jax.errors import PureError
 from pure_jax.infer.contract import Progress, RestoredTile, RestoredTiles
+from pure_jax.infer.decoding.cost import Lengths, Network
 from pure_jax.infer.decoding.generate import Answer, generate
-from pure_jax.infer.decoding.ways import way_of_decoding
+from pure_jax.infer.decoding.memory import decode_memory
+from pure_jax.infer.decoding.ways import FAST, way_of_decoding
 from pure_jax.model import Model
 
+TYPICAL_QUESTION = 40
+"""Tokens of a question beside its picture's codes and new-lines; PURE's instruction has 31."""
 VQGAN_BATCH = 16  # tiles; bounds the memory of the convolutions, whatever the picture's size
 
 
@@ -27,6 +34,7 @@ def restore_tiles(
     text: str = "",
     faithful: bool = False,
     decode: str | None = None,
+    fast: bool = False,
     window: int | None = None,
     draft: str | None = None,
     memory: int | None = None,
@@ -37,10 +45,15 @@ def restore_tiles(
         text: words that every answer must begin with; the model continues them.
         memory: see `pure_jax.infer.decoding.generate.generate`.
         faithful, decode, window, draft: see `pure_jax.infer.decoding.ways.way_of_decoding`.
+        fast: decode in the fastest lossy way.
 
     Raises:
         PureError: what `generate` and `way_of_decoding` refuse.
     """
+    if fast:
+        if faithful or decode is not None:
+            raise PureError(f"--fast has no meaning with {'--faithful' if faithful else '--decode'}")
+        decode = FAST
     count, decoding = len(tiles), way_of_decoding(decode, window, draft, faithful)
     answers = generate(
         model,
@@ -60,6 +73,26 @@ def restore_tiles(
         for image, answer in zip(images, answers, strict=True)
     ]
     return RestoredTiles(restored, _remarks(answers, side))
+
+
+def fitting_precision(config: ModelConfig, dtype: Any, memory: int) -> dict[str, str]:
+    """The options of `pure_jax.load` with which one picture fits: none, int8 weights, or int8 weights and cache.
+
+    The last of them where it does not fit either.
+
+    Args:
+        dtype: the compute dtype. memory: bytes that weights, caches and programs of the transformer may take.
+    """
+    side = config.tile_size // config.stride
+    opening = side * (side + 1) + TYPICAL_QUESTION + config.sampling.max_text_tokens
+    lengths = Lengths(opening, side, side, config.sampling.guidance_scale != 1.0)
+    options: dict[str, Any] = {}
+    for option in ({}, {"weights": "int8"}, {"cache": "int8"}):
+        options |= option
+        network = Network(replace(config.transformer, **options), dtype, config.vqgan.codebook_size)
+        if decode_memory(network, lengths, 1).total <= memory:
+            break
+    return options
 
 
 def _decode(model: Model, answers: list[Answer], side: int, on_part: Callable[[int], None]) -> np.ndarray:

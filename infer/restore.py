@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -51,6 +51,8 @@ class Restorer:
     """Restores photographs with a model: `Restorer(model).restore(photo, scale=4, seed=0)`."""
 
     model: Model
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the model's family, for every photograph."""
 
     def plan(self, picture: Picture, scale: float, overlap: int | None = None) -> TilePlan:
         """Where the tiles of the enlarged picture lie.
@@ -92,13 +94,14 @@ class Restorer:
                 model's default.
             batch: tiles decoded together; None takes as many as fit.
             progress: see `pure_jax.infer.contract.Progress`; the last stage is "blend".
-            options: those of the model's family; PURE's are sampling, text and faithful, see
+            options: those of the model's family, beside the restorer's own; PURE's are in
                 `pure_jax.infer.pure.restore_tiles`.
 
         Raises:
             PureError: an argument out of range or of another family, or a picture that cannot be used.
         """
         check_seed(seed)
+        options = {**self.options, **options}
         config = self.model.config
         restore_tiles = RESTORE_TILES[config.family]
         check_options(config.family, restore_tiles, options)

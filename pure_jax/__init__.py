@@ -15,7 +15,7 @@ from pure_jax.errors import PureError
 if TYPE_CHECKING:
     from pure_jax.checkpoint import save
     from pure_jax.config import ModelConfig, SamplingConfig, TransformerConfig, VQGANConfig
-    from pure_jax.convert.opening import load
+    from pure_jax.convert.opening import load, load_config
     from pure_jax.convert.parts import load_transformer, load_vqgan
     from pure_jax.infer.restore import Restoration, Restorer
     from pure_jax.model import Model, decode_codes, encode_images, next_code_distribution
@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load": "pure_jax.convert.opening",
+    "load_config": "pure_jax.convert.opening",
     "load_transformer": "pure_jax.convert.parts",
     "load_vqgan": "pure_jax.convert.parts",
     "save": "pure_jax.checkpoint",
@@ -55,6 +56,7 @@ __all__ = [
     "decode_codes",
     "encode_images",
     "load",
+    "load_config",
     "load_transformer",
     "load_vqgan",
     "next_code_distribution",

@@ -147,12 +147,20 @@ def token_bytes(config: TransformerConfig, dtype: Any) -> int:
 
 
 def _write(store: Held, new: Held, start: Array, layer: Array | None) -> Held:
-    """Put new [batch, seq, head, dim] into the slots from `start`, int32 [] or [batch], on."""
+    """Put new [batch, seq, head, dim] into the slots from `start`, int32 [] or [batch], on; or into those that it
+    names, int32 [1, seq], where a slot that is not there drops its token."""
     return jax.tree.map(lambda own, other: _put(own, other, start, layer), store, new)
 
 
 def _put(store: Array, new: Array, start: Array, layer: Array | None) -> Array:
     new = new.astype(store.dtype)
+    if start.ndim == 2:
+        if layer is None:
+            full = _with_all_axes(store, len(new))
+            own = rearrange(new, "b s h d -> b h s d")
+            return full.at[:, :, start[0]].set(own, mode="drop", unique_indices=True).reshape(store.shape)
+        own = rearrange(new, "b s h d -> s h b d")
+        return store.at[layer, start[0]].set(own, mode="drop", unique_indices=True)
     if start.ndim and len(start) == 1:
         start = start[0]
     if start.ndim == 0:
@@ -409,6 +417,7 @@ class Transformer(nn.Module):
         hidden_only: bool = False,
         all_layers: bool = False,
         prefill: bool = False,
+        places: Array | None = None,
     ):
         """tokens, positions: int32 [batch, seq]; valid: bool [batch, seq], False for tokens nobody may look at.
 
@@ -416,6 +425,10 @@ class Transformer(nn.Module):
         hidden state [batch, seq, hidden] in `dtype`, for callers that need only part of the head or of the sequence.
         With all_layers it is the residual stream [layers + 1, batch, seq, hidden]: the embeddings, then what each layer
         leaves, before the final norm. prefill promises that the caches are empty, so that nothing is read from them.
+
+        places: int32 [seq], for tokens that do not follow each other: how far behind a cache's `length` each of them
+        lies. It sees the slots before its own that are written by now. Places beyond the cache may occur again and
+        again; their tokens leave nothing. The lengths stay as they are. Not for caches with a length per row.
         """
         cfg = self.config
         batch, seq = tokens.shape
@@ -432,15 +445,16 @@ class Transformer(nn.Module):
             starts: tuple[Array | None, ...] = ()
             stores: Any = None
         else:
-            caches = _admit(caches, valid)
+            caches = _admit(caches, valid, places)
             stores = tuple((c.keys, c.values) for c in caches)
             if prefill:
                 ends = np.cumsum([c.batch for c in caches])
                 masks = tuple(_causal_mask(valid[end - c.batch : end]) for c, end in zip(caches, ends, strict=True))
                 starts = (None,) * len(caches)
             else:
-                masks = tuple(_cache_mask(c, seq) for c in caches)
-                starts = tuple(c.length for c in caches)
+                where = tuple(c.length if places is None else (c.length + places)[None] for c in caches)
+                masks = tuple(_cache_mask(c, start, seq) for c, start in zip(caches, where, strict=True))
+                starts = where
 
         block = nn.remat(Block, prevent_cse=not cfg.scan_layers) if cfg.remat else Block
         if cfg.scan_layers:
@@ -474,17 +488,20 @@ class Transformer(nn.Module):
         if caches is None or stores is None:
             return out, None
         caches = tuple(
-            dataclasses.replace(c, keys=k, values=v, length=c.length + seq)
+            dataclasses.replace(c, keys=k, values=v, length=c.length + (seq if places is None else 0))
             for c, (k, v) in zip(caches, stores, strict=True)
         )
         return out, caches[0] if isinstance(cache, KVCache) else caches
 
 
-def _admit(caches: tuple[KVCache, ...], valid: Array) -> tuple[KVCache, ...]:
+def _admit(caches: tuple[KVCache, ...], valid: Array, places: Array | None) -> tuple[KVCache, ...]:
     """Mark the new tokens' slots; valid bool [all rows, seq]. Where each row has its length, all of them count."""
     out, row = [], 0
     for c in caches:
-        if c.length.ndim == 0:
+        if places is not None:
+            own = c.valid.at[:, c.length + places].set(valid[row : row + c.batch], mode="drop", unique_indices=True)
+            c = dataclasses.replace(c, valid=own)
+        elif c.length.ndim == 0:
             own = lax.dynamic_update_slice(c.valid, valid[row : row + c.batch], (0, c.length))
             c = dataclasses.replace(c, valid=own)
         out.append(c)
@@ -497,9 +514,9 @@ def _causal_mask(valid: Array) -> Array:
     return jnp.tril(jnp.ones((valid.shape[1],) * 2, bool)) & valid[:, None, :]
 
 
-def _cache_mask(cache: KVCache, seq: int) -> Array:
-    """bool [batch, seq, slots]: query i sits in slot length + i and sees the valid slots up to itself."""
-    own = cache.length[..., None] + jnp.arange(seq)
+def _cache_mask(cache: KVCache, start: Array, seq: int) -> Array:
+    """bool [batch, seq, slots]: query i sits in slot start + i, or in the one named, and sees those up to itself."""
+    own = start if start.ndim == 2 else start[..., None] + jnp.arange(seq)
     return cache.valid[:, None, :] & (jnp.arange(cache.slots) <= own[..., None])
 
 

@@ -64,19 +64,22 @@ def feed(
     valid: Array | None,
     *,
     prefill: bool = False,
+    places: Array | None = None,
 ) -> tuple[Array, tuple[KVCache, ...]]:
     """Append tokens [batch, n] at conditional positions [batch] on; returns the hidden states of all rows [rows, n, d].
 
     The unconditional rows see the same tokens. They know the picture only: start, size and codes count from position 0,
-    which is the number of slots they have written. prefill: the caches are empty.
+    which is the number of slots they have written. prefill: the caches are empty. places: int32 [n], how far behind the
+    caches' end each token lies, where they do not follow each other; see `Transformer`.
     """
-    steps = jnp.arange(tokens.shape[1])
+    steps = jnp.arange(tokens.shape[1]) if places is None else places
     groups = [positions[:, None] + steps]
     groups += [jnp.broadcast_to(c.length[..., None] + steps, tokens.shape) for c in caches[1:]]
     tokens = jnp.concatenate([tokens] * len(caches))
     out: Any = net.apply(
-        {"params": params}, tokens, jnp.concatenate(groups), caches, valid, hidden_only=True, prefill=prefill
-    )
+        {"params": params}, tokens, jnp.concatenate(groups), caches, valid,
+        hidden_only=True, prefill=prefill, places=places,
+    )  # fmt: skip
     return out
 
 

@@ -56,14 +56,18 @@ def _flat(array: Array) -> Array:
     return array.reshape(-1, *array.shape[2:])
 
 
-class Jacobi:
+def _of(probabilities: Array, codes: Array) -> Array:
+    return jnp.take_along_axis(probabilities, codes[..., None], axis=-1)[..., 0]
+
+
+class Jacobi(Rule):
     """Keep a draft if it is the code that the plain loop would draw there, with the same noise (seed-exact).
 
     The noise is fixed for each place, so the plain loop's picture is the only fixed point; a place is right as soon as
     all before it are.
     """
 
-    def belief(self, codes: Array, codebook_size: int) -> None:
+    def belief(self, codes: Array, codebook_size: int) -> Any:
         return None
 
     def judge(self, logits, drafts, belief, noise, sampling, images, positions, passes) -> Verdict:
@@ -73,7 +77,7 @@ class Jacobi:
         return Verdict(codes, codes == drafts, entropy, None)
 
 
-class Coupled:
+class Coupled(Rule):
     """Speculative sampling (Leviathan et al. 2023, section 2.3) with drafts that stay from pass to pass.
 
     A draft g with the distribution q it was drawn from is kept with probability min(1, p(g) / q(g)), p being this
@@ -96,10 +100,7 @@ class Coupled:
             each = jax.vmap(lambda key: draw(jax.random.fold_in(key, purpose), shape))(keys)
             return each.reshape(batch, window, *shape)
 
-        def of(probabilities: Array) -> Array:
-            return jnp.take_along_axis(probabilities, drafts[..., None], axis=-1)[..., 0]
-
-        kept = drawn(TEST, (), jax.random.uniform) * of(q) < of(p)
+        kept = drawn(TEST, (), jax.random.uniform) * _of(q, drafts) < _of(p, drafts)
         residual = jnp.maximum(p - q, 0.0)
         residual = jnp.where(residual.sum(-1, keepdims=True) > 0, residual, p)
         gumbel = drawn(RESIDUAL, (count,), jax.random.gumbel)
@@ -111,4 +112,25 @@ def _seed(noise: Any) -> Array:
     return noise.seed
 
 
-RULES: dict[str, Rule] = {"jacobi": Jacobi(), "coupled": Coupled()}
+class Relaxed(Jacobi):
+    """Jacobi iteration that also keeps a draft which is likely enough. Lossy.
+
+    Likely enough is p(g) >= min(HIGH, FACTOR exp(-entropy)), the typical acceptance of Medusa (Cai et al. 2024, section
+    2.3.1): where the model is unsure, it takes many codes for equal. A first guess is not kept for being likely, only
+    what a pass has drawn: guesses copy their neighbours, and would make the picture smooth.
+    """
+
+    HIGH, FACTOR = 0.3, 0.6
+
+    def belief(self, codes: Array, codebook_size: int) -> Array:
+        return jnp.zeros(codes.shape, bool)
+
+    def judge(self, logits, drafts, belief, noise, sampling, images, positions, passes) -> Verdict:
+        exact = super().judge(logits, drafts, None, noise, sampling, images, positions, passes)
+        likely = _of(code_distribution(logits, sampling).probabilities, drafts)
+        enough = likely >= jnp.minimum(self.HIGH, self.FACTOR * jnp.exp(-exact.entropy))
+        kept = exact.kept | (belief & enough)
+        return Verdict(jnp.where(kept, drafts, exact.codes), kept, exact.entropy, jnp.ones_like(kept))
+
+
+RULES: dict[str, Rule] = {"jacobi": Jacobi(), "coupled": Coupled(), "relaxed": Relaxed()}

@@ -14,10 +14,14 @@ from pure_jax.infer.decoding.drafts import DRAFTS
 from pure_jax.infer.decoding.rows import Rows
 from pure_jax.infer.decoding.rules import RULES
 from pure_jax.infer.decoding.sequential import Sequential
+from pure_jax.infer.decoding.sjd_compat import SjdCompat
+from pure_jax.infer.decoding.staggered import Staggered
 from pure_jax.infer.decoding.windows import Windows
 from pure_jax.transformer import count_parameters
 
-WAYS = ("plain", *RULES)
+WAYS = ("plain", *RULES, "staggered", "sjd_compat")
+FAST = "staggered"
+"""The lossy way that is taken when somebody just wants it fast."""
 MAX_WINDOW = 256
 DEFAULT_WINDOW = 16
 DEFAULT_DRAFT = "above"
@@ -47,9 +51,10 @@ def way_of_decoding(
     """The way of decoding with a name; None where nothing was said.
 
     Args:
-        decode: "plain", or a rule of `pure_jax.infer.decoding.rules`; with a window or a draft None takes "jacobi",
-            which writes the same codes as "plain" in fewer passes.
-        window: tokens of a pass, 2 ... 256; None takes 16.
+        decode: one of WAYS; with a window or a draft None takes "jacobi", which writes the same codes as "plain" in
+            fewer passes.
+        window: tokens of a pass, 2 ... 256; None takes 16. For "staggered": how many codes a row is ahead of the one
+            below, 1 ... 256; None takes a quarter of a row.
         draft: one of `pure_jax.infer.decoding.drafts`; None takes "above".
         faithful: as the original: text unmasked, the picture's size drawn by the model, one token a step.
 
@@ -67,12 +72,17 @@ def way_of_decoding(
     if decode is window is draft is None:
         return None
     decode = "jacobi" if decode is None else decode
-    draft = DEFAULT_DRAFT if draft is None else draft
-    window = DEFAULT_WINDOW if window is None else window
     if decode not in WAYS:
         raise PureError(f"there is no way of decoding {decode!r}; choose one of {', '.join(WAYS)}")
+    if draft is not None and decode not in RULES:
+        raise PureError(f"--draft has no meaning with --decode {decode}")
+    draft = DEFAULT_DRAFT if draft is None else draft
     if draft not in DRAFTS:
         raise PureError(f"there is no draft {draft!r}; choose one of {', '.join(DRAFTS)}")
-    if not 2 <= window <= MAX_WINDOW:
-        raise PureError(f"the window is {window}, but it must lie in 2 ... {MAX_WINDOW}")
-    return Windows(decode, window, draft)
+    least = 1 if decode == "staggered" else 2
+    if window is not None and not least <= window <= MAX_WINDOW:
+        raise PureError(f"the window is {window}, but it must lie in {least} ... {MAX_WINDOW}")
+    if decode == "staggered":
+        return Staggered(window)
+    window = DEFAULT_WINDOW if window is None else window
+    return SjdCompat(window) if decode == "sjd_compat" else Windows(decode, window, draft)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from pure_jax.infer.decoding.generate import Answer, _fitting_batch, generate
 from pure_jax.infer.decoding.memory import decode_memory, fitting_batch, read_bytes
 from pure_jax.infer.decoding.rows import Rows
 from pure_jax.infer.decoding.sequential import Sequential
+from pure_jax.infer.pure import fitting_precision
 from pure_jax.model import Model
 from pure_jax.sequence import answer_text_ids
 from tests.models import tiny_model
@@ -172,6 +174,13 @@ def test_memory_decides_the_batch(model, codes) -> None:
     assert fitting_batch(network, lengths, needed[2], 1) == 1
     with pytest.raises(PureError, match=r"one picture takes 0\.0\d+ GB .* more than the 1e-06 GB"):
         generate(model, codes, memory=1000)
+
+
+def test_memory_decides_the_precision() -> None:
+    """PURE-7B takes 14.2 GB of bfloat16 weights and 4.4 GB of cache for a picture."""
+    sizes = [fitting_precision(pure_7b(), jnp.bfloat16, gb * 10**9) for gb in (80, 18, 12, 1)]
+    int8 = {"weights": "int8", "cache": "int8"}
+    assert sizes == [{}, {"weights": "int8"}, int8, int8]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 
 from pure_jax.config import SamplingConfig
 from pure_jax.infer.decoding.noise import SeedNoise
-from pure_jax.infer.decoding.rules import RULES, Coupled
+from pure_jax.infer.decoding.rules import RULES, Coupled, Relaxed
 
 CODES, LENGTH, WINDOW, DRAWS = 3, 4, 3, 20_000
 SAMPLING = SamplingConfig(guidance_scale=1.0, temperature=0.7, k_min=1, k_max=4, entropy_center=0.9)
@@ -111,4 +111,23 @@ def test_a_rule_that_does_not_correct_is_told_apart():
 
 
 def test_every_rule_has_a_name():
-    assert set(RULES) == {"jacobi", "coupled"}
+    assert set(RULES) == {"jacobi", "coupled", "relaxed"}
+
+
+def test_a_relaxed_rule_keeps_what_a_pass_has_drawn_if_it_is_likely_enough():
+    sampling = SamplingConfig(temperature=1.0, k_min=4, k_max=4)
+    rule = Relaxed()
+    p = jnp.asarray([0.25, 0.25, 0.25, 0.25]), jnp.asarray([0.97, 0.01, 0.01, 0.01])
+    logits = jnp.log(jnp.stack([p[0], p[0], p[1], p[1]]))[None]
+    drafts = jnp.asarray([[1, 1, 1, 0]])
+    belief = jnp.asarray([[True, False, True, False]])
+    first = jnp.zeros(1, jnp.int32)
+    verdict = rule.judge(
+        # The plain loop draws 0 everywhere.
+        logits, drafts, belief, lambda images, positions, n: jnp.eye(n)[jnp.zeros_like(images)], sampling, first,
+        jnp.arange(4)[None], first,
+    )  # fmt: skip
+    # Of four equal codes one is as good as another; a guess is not kept for that; an unlikely one is not; 0 is exact.
+    assert verdict.kept.tolist() == [[True, False, False, True]]
+    assert verdict.codes.tolist() == [[1, 0, 0, 0]]
+    assert verdict.belief.all() and not rule.belief(drafts, 4).any()

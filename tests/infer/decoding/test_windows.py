@@ -20,6 +20,8 @@ from pure_jax.infer.decoding.noise import SeedNoise
 from pure_jax.infer.decoding.prefill import open_images
 from pure_jax.infer.decoding.rows import Rows, decode_rows
 from pure_jax.infer.decoding.rules import RULES
+from pure_jax.infer.decoding.sjd_compat import SjdCompat
+from pure_jax.infer.decoding.staggered import Staggered
 from pure_jax.infer.decoding.ways import usual_way, way_of_decoding
 from pure_jax.infer.decoding.windows import Windows
 from tests.models import tiny_model
@@ -94,6 +96,13 @@ def test_room_that_grows_in_stages_changes_nothing(model, codes, plain, monkeypa
     assert_same(generate(model, codes, seed=SEED, batch=3, decoding=way), plain)
 
 
+def test_a_relaxed_window_takes_no_more_passes(model, codes, plain):
+    relaxed = generate(model, codes, seed=SEED, decoding=Windows("relaxed", 6))
+    exact = generate(model, codes, seed=SEED, decoding=Windows("jacobi", 6))
+    assert sum(answer.passes for answer in relaxed) < sum(answer.passes for answer in exact)
+    assert any((one.codes != other.codes).any() for one, other in zip(relaxed, plain, strict=True))
+
+
 def test_greedy_decoding_too(model, codes):
     sampling = dataclasses.replace(model.config.sampling, temperature=0.0)
     ways = (Windows("jacobi", 7), Windows("coupled", 7), Rows())
@@ -134,6 +143,8 @@ def test_what_is_said_decides_and_else_the_model_and_the_batch():
     assert way_of_decoding() is None
     assert way_of_decoding(window=4) == Windows("jacobi", 4, "above")
     assert isinstance(way_of_decoding("plain"), Rows)
+    assert way_of_decoding("staggered") == Staggered(None) and way_of_decoding("staggered", 1) == Staggered(1)
+    assert way_of_decoding("sjd_compat") == SjdCompat(16)
     assert isinstance(usual_way(PRESETS["demo"]().transformer, np.float32, 1), Rows)
     assert isinstance(usual_way(PRESETS["pure_7b"]().transformer, np.float32, 16), Rows)
     assert usual_way(PRESETS["pure_7b"]().transformer, np.float32, 1) == Windows("jacobi", 16, "above")
@@ -200,6 +211,8 @@ def test_drafts_are_what_their_names_say():
         ({"draft": "right"}, "no draft 'right'; choose one of lq, above"),
         ({"window": 1}, "window is 1, but it must lie in 2 ... 256"),
         ({"window": 257}, "window is 257"),
+        ({"decode": "staggered", "window": 0}, "window is 0, but it must lie in 1 ... 256"),
+        ({"decode": "sjd_compat", "draft": "lq"}, "--draft has no meaning with --decode sjd_compat"),
         ({"decode": "plain", "window": 4}, "--window has no meaning with --decode plain"),
         ({"faithful": True, "draft": "lq"}, "--draft has no meaning with --faithful"),
         ({"faithful": True, "decode": "jacobi"}, "--decode has no meaning with --faithful"),
