@@ -24,7 +24,7 @@ SIDE = 16  # at scale 4 four tiles side by side
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return tiny_model(guidance_scale=0.8)
+    return tiny_model(num_layers=1, guidance_scale=0.8)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_a_model_loses_nothing_against_itself(pairs: Path, model: Model) -> None
 
 
 def test_distributions_are_those_of_the_next_code(pairs: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = dataclasses.replace(tiny_model(seed=1, guidance_scale=0.8), tokenizer=model.tokenizer)
+    other = dataclasses.replace(tiny_model(seed=1, num_layers=1, guidance_scale=0.8), tokenizer=model.tokenizer)
     seen = []
     monkeypatch.setattr(
         deltas, "generate", lambda *args, **kwargs: seen.append((args[1], generate(*args, **kwargs))) or seen[0][1]

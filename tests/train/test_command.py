@@ -47,7 +47,7 @@ def home(tmp_path_factory):
         files["vqgan"],
         preset="mini",
         train=VQGANTrainConfig(
-            batch=2, crop=16, steps=2, autoencoder_steps=1, perceptual_weight=0.0,
+            batch=2, crop=16, steps=2, autoencoder_steps=0, perceptual_weight=0.0,
             discriminator_width=16, discriminator_layers=1,
         ),
     ).run()  # fmt: skip
@@ -92,7 +92,7 @@ def test_the_exported_model_encodes_and_decodes(home):
 
 def test_every_step_left_its_files(home):
     steps = [[json.loads(line)["step"] for line in open(home / run / "metrics.jsonl")] for run in ("vqgan", "lm")]
-    assert steps == [[1, 2], [2]]
+    assert steps == [[2], [2]]
     with Image.open(home / "vqgan" / "samples.png") as samples:
         assert samples.size == (8 * 16, 2 * 16)
     records = load_records(home / "records.npz")

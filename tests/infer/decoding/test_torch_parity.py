@@ -229,9 +229,9 @@ def text_of(answer: TorchAnswer) -> list[int]:
 @pytest.mark.parametrize(
     "name, settings, seeds",
     [
-        pytest.param("square", SHARP, (0, 1), marks=pytest.mark.slow),
+        pytest.param("square", SHARP, (0,), marks=pytest.mark.slow),
         ("wide", SHARP, (0, 1)),
-        pytest.param("tall", RELEASED, (0, 2), marks=pytest.mark.slow),
+        pytest.param("tall", RELEASED, (2,), marks=pytest.mark.slow),
         ("square", GREEDY, (0,)),
         ("wide", GREEDY, (0,)),
         ("tall", GREEDY, (0,)),
