@@ -44,7 +44,7 @@ class Restore:
     draft: Literal["random", "lq", "above", "left", "like"] | None = None
     """First guess of a code: any, that of the input in the same place, of the row above (the default), the one
     before, or a neighbour's where the input has the same code in both places."""
-    colour_fix: Literal["none", "wavelet", "adain"] | None = None
+    colour_fix: Literal["none", "wavelet", "adain", "adain+wavelet"] | None = None
     """Take colours from the input; by default the model's choice."""
     alpha: Literal["bicubic", "model"] = "bicubic"
     """How transparency is enlarged: by bicubic interpolation, or restored by the model like the colours."""

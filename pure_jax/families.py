@@ -56,8 +56,8 @@ class Config(Protocol):
 
     @property
     def magnification(self) -> int:
-        """A restored tile's side over that of the tile which the model is given; divides the stride. 1 where the photo
-        is enlarged beforehand, 4 where the model turns 256 pixels into 1024."""
+        """A restored tile's side over that of the tile which the model is given. 1 where the photo is enlarged
+        beforehand, 4 where the model turns 256 pixels into 1024."""
 
     @property
     def max_entropy(self) -> float:
