@@ -72,11 +72,11 @@ def test_scales_equal_a_plain_loop(mode, count):
     given = [RNG.normal(size=(2, *side, 5)).astype(np.float32) for side in SIDES[:count]]
     total, residuals, inputs = plain(features, given, mode)
     ours = jax.jit(lambda f, g: decompose(f, SIDES, g, mode))(features, given)
-    np.testing.assert_allclose(ours.total, total, rtol=0, atol=2e-6)  # measured 8e-7
+    np.testing.assert_allclose(ours.total, total, rtol=0, atol=1e-6)  # measured 2e-7
     for own, wanted in zip(ours.inputs, inputs, strict=True):
-        np.testing.assert_allclose(own, wanted, rtol=0, atol=2e-6)
+        np.testing.assert_allclose(own, wanted, rtol=0, atol=1e-6)
     for own, bits, wanted in zip(ours.residuals, ours.bits, residuals, strict=True):
-        np.testing.assert_allclose(own, wanted, rtol=0, atol=2e-6)
+        np.testing.assert_allclose(own, wanted, rtol=0, atol=1e-6)
         sure = np.abs(wanted) > 1e-5
         np.testing.assert_array_equal(np.asarray(bits)[sure], (wanted > 0)[sure])
         assert sure.mean() > 0.999
