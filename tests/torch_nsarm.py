@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pure_jax.nsarm.config import VAEConfig
+from pure_jax.nsarm.config import MapConfig, NsarmConfig, TransformerConfig, VAEConfig
 
 
 class Wrapped(nn.Module):
@@ -102,12 +102,187 @@ class VAE(nn.Module):
         self.quantizer.lfq.register_buffer("mask", 2 ** torch.arange(config.latent_channels - 1, -1, -1))
 
 
+class MapNetwork(nn.Module):
+    def __init__(self, config: MapConfig, channels: int, sides: list[int]) -> None:
+        super().__init__()
+        self.sides, self.layout, s = sides, config.layout, config.latent_side
+
+        def convolution(fan_in: int, fan_out: int) -> list[nn.Module]:
+            return [nn.Conv2d(fan_in, fan_out, 3, padding=1), nn.LayerNorm([fan_out, s, s]), nn.GELU()]
+
+        widths = [channels, *config.stem, channels]
+        self.feature_extractor = nn.Sequential(
+            *[m for a, b in zip(widths, widths[1:], strict=False) for m in convolution(a, b)]
+        )
+        self.feature_transforms, self.transformers, self.output_projs = (nn.ModuleList() for _ in range(3))
+        for d, layers, heads in zip(config.widths, config.layers, config.heads, strict=True):
+            self.feature_transforms.append(nn.Sequential(*convolution(channels, d // 2), *convolution(d // 2, d)))
+            layer = nn.TransformerEncoderLayer(d, heads, 4 * d, config.dropout, batch_first=True)
+            self.transformers.append(nn.TransformerEncoder(layer, layers, enable_nested_tensor=False))
+            self.output_projs.append(
+                nn.Sequential(nn.Linear(d, d // 2), nn.LayerNorm(d // 2), nn.GELU(), nn.Linear(d // 2, channels))
+            )
+
+    def forward(self, features: Tensor) -> list[Tensor]:
+        """[B, c, s, s] -> [B, c, side, side] for each scale."""
+        x = self.feature_extractor(features)
+        out = []
+        for i, side in enumerate(self.sides):
+            y = F.adaptive_avg_pool2d(self.feature_transforms[i](x), side).flatten(2).transpose(1, 2)
+            y = self.output_projs[i](self.transformers[i](y))
+            b, _, c = y.shape
+            out.append(y.view(b, c, side, side) if self.layout == "raw" else y.transpose(1, 2).view(b, c, side, side))
+        return out
+
+
+class Attention(nn.Module):
+    """Self-attention with unit queries and keys, or attention to text; named as the published blocks' parts."""
+
+    def __init__(self, c: TransformerConfig, crosses: bool) -> None:
+        super().__init__()
+        C = c.hidden_size
+        self.heads = c.num_heads
+        self.v_bias, self.proj = nn.Parameter(torch.zeros(C)), nn.Linear(C, C)
+        self.register_buffer("zero_k_bias", torch.zeros(C))
+        if crosses:
+            self.mat_q, self.mat_kv = nn.Linear(C, C), nn.Linear(C, 2 * C, bias=False)
+        else:
+            self.q_bias, self.mat_qkv = nn.Parameter(torch.zeros(C)), nn.Linear(C, 3 * C, bias=False)
+            self.scale_mul_1H11 = nn.Parameter(torch.full((1, c.num_heads, 1, 1), math.log(4.0)))
+
+    def split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def merge(self, x: Tensor) -> Tensor:
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+    def over_scales(self, x: Tensor, angles: Tensor, mask: Tensor) -> Tensor:
+        bias = torch.cat([self.q_bias, self.zero_k_bias, self.v_bias])
+        q, k, v = map(self.split, (self.mat_qkv(x) + bias).chunk(3, dim=-1))
+        q = F.normalize(q, dim=-1) * self.scale_mul_1H11.clamp(max=math.log(100)).exp()
+        q, k = turned(q, angles), turned(F.normalize(k, dim=-1), angles)
+        return self.merge((q @ k.mT).masked_fill(~mask, -torch.inf).softmax(-1) @ v)
+
+    def over_text(self, x: Tensor, text: Tensor, valid: Tensor) -> Tensor:
+        k, v = self.mat_kv(text).chunk(2, dim=-1)
+        q, k, v = map(self.split, (self.mat_q(x), k + self.zero_k_bias, v + self.v_bias))
+        scores = q @ k.mT / q.shape[-1] ** 0.5
+        return self.merge(scores.masked_fill(~valid[:, None, None], -torch.inf).softmax(-1) @ v)
+
+
+def turned(x: Tensor, angles: Tensor) -> Tensor:
+    """Pairs of neighbouring channels as complex numbers."""
+    turn = torch.polar(torch.ones_like(angles), angles)
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * turn).flatten(-2)
+
+
+class Block(nn.Module):
+    def __init__(self, c: TransformerConfig) -> None:
+        super().__init__()
+        C = c.hidden_size
+        self.ada_gss = nn.Parameter(torch.zeros(1, 1, 6, C))
+        self.sa, self.ca, self.ca_norm = Attention(c, False), Attention(c, True), nn.LayerNorm(C, c.norm_eps)
+        self.ffn = nn.Module()
+        self.ffn.fc1, self.ffn.fc2 = nn.Linear(C, c.intermediate_size), nn.Linear(c.intermediate_size, C)
+        self.eps = c.norm_eps
+
+    def forward(self, x, shared, angles, mask, text, valid):
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = (self.ada_gss + shared).unbind(2)
+
+        def plain(x: Tensor) -> Tensor:
+            return F.layer_norm(x, x.shape[-1:], eps=self.eps)
+
+        x = x + self.sa.over_scales(plain(x) * (1 + scale1) + shift1, angles, mask) * gamma1
+        x = x + self.ca.over_text(self.ca_norm(x), text, valid)
+        h = self.ffn.fc1(plain(x) * (1 + scale2) + shift2)
+        return x + self.ffn.fc2(F.gelu(h, approximate="tanh")) * gamma2
+
+
+class Pool(nn.Module):
+    def __init__(self, c: TransformerConfig) -> None:
+        super().__init__()
+        C = c.hidden_size
+        self.mat_q = nn.Parameter(torch.zeros(1, c.pool_heads, C // c.pool_heads))
+        self.mat_kv, self.proj = nn.Linear(c.text_size, 2 * C, bias=False), nn.Linear(C, C)
+        self.v_bias = nn.Parameter(torch.zeros(C))
+        self.register_buffer("zero_k_bias", torch.zeros(C))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """One caption [L, text size] -> [C]."""
+        k, v = self.mat_kv(t).chunk(2, dim=-1)
+        k, v = (x.unflatten(-1, self.mat_q.shape[1:]).transpose(0, 1) for x in (k, v + self.v_bias))
+        weights = (self.mat_q[0][:, None] @ k.mT / k.shape[-1] ** 0.5).softmax(-1)
+        return self.proj((weights @ v).flatten())
+
+
+class Infinity(nn.Module):
+    """The transformer, and T under the name that it has inside of it. chunks: of the blocks; 1 numbers them through."""
+
+    def __init__(self, config: NsarmConfig, chunks: int = 1) -> None:
+        super().__init__()
+        c = self.c = config.transformer
+        self.scales, C = config.scales, c.hidden_size
+        self.cfg_uncond = nn.Parameter(torch.zeros(c.text_length, c.text_size))
+        self.pos_start = nn.Parameter(torch.zeros(1, 1, C))
+        self.text_norm = nn.RMSNorm(c.text_size, c.norm_eps)
+        self.text_proj_for_sos = nn.Module()
+        self.text_proj_for_sos.ca = Pool(c)
+        self.text_proj_for_ca = nn.Sequential(nn.Linear(c.text_size, C), nn.GELU("tanh"), nn.Linear(C, C))
+        self.lvl_embed = nn.Embedding(c.max_scales, C)
+        self.word_embed = nn.Linear(c.token_bits, C)
+        self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(C, 6 * C))
+        if chunks == 1:
+            self.blocks = nn.ModuleList(Block(c) for _ in range(c.num_layers))
+        else:
+            self.block_chunks = nn.ModuleList(
+                Wrapped("module", nn.ModuleList(Block(c) for _ in range(c.num_layers // chunks))) for _ in range(chunks)
+            )
+        self.head_nm = nn.Module()
+        self.head_nm.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(C, 2 * C))
+        self.head = nn.Linear(C, 2 * c.token_bits)
+        sides = [config.patch * side for side in config.sides[: config.given_scales]]
+        self.map_transformer = MapNetwork(config.map_network, config.vae.latent_channels, sides)
+
+    def all_blocks(self) -> list[nn.Module]:
+        return [b for b in self.modules() if isinstance(b, Block)]
+
+    def angles(self) -> Tensor:
+        quarter = self.c.head_dim // 4
+        theta = [self.c.rope_theta ** (-2 * j / (2 * quarter)) for j in range(quarter)]
+        rows = []
+        for h, w in self.scales:
+            for y in range(h):
+                for x in range(w):
+                    py, px = round(y * self.c.grid_side / h), round(x * self.c.grid_side / w)  # half to even
+                    rows.append([py * t for t in theta] + [px * t for t in theta])
+        return torch.tensor(rows)
+
+    def forward(self, tokens: Tensor, captions: list[Tensor], hidden: list[bool]) -> Tensor:
+        """tokens [B, n - 1, bits], each caption [its length, text size] -> logits [B, n, bits, 2]."""
+        said = [self.cfg_uncond[: len(t)] if hide else t for t, hide in zip(captions, hidden, strict=True)]
+        said = [self.text_norm(t) for t in said]
+        pooled = torch.stack([self.text_proj_for_sos.ca(t) for t in said])[:, None]
+        text = nn.utils.rnn.pad_sequence([self.text_proj_for_ca(t) for t in said], batch_first=True)
+        valid = torch.arange(text.shape[1])[None] < torch.tensor([len(t) for t in said])[:, None]
+        levels = torch.repeat_interleave(torch.arange(len(self.scales)), torch.tensor([h * w for h, w in self.scales]))
+        mask = levels[:, None] >= levels[None]
+        x = torch.cat([pooled + self.pos_start, self.word_embed(tokens)], dim=1) + self.lvl_embed(levels)
+        shared = self.shared_ada_lin(pooled).unflatten(-1, (6, -1))
+        for block in self.all_blocks():
+            x = block(x, shared, self.angles(), mask, text, valid)
+        scale, shift = self.head_nm.ada_lin(pooled).chunk(2, dim=-1)
+        logits = self.head(F.layer_norm(x, x.shape[-1:], eps=self.c.norm_eps) * (1 + scale) + shift)
+        return logits.unflatten(-1, (-1, 2))
+
+
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
     """Every parameter random, and activations of order 1, so that a leaf that is not used or wrongly used shows."""
     generator = torch.Generator().manual_seed(seed)
-    for name, p in module.named_parameters():
+    norms = [m for m in module.modules() if isinstance(m, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm)]
+    gains = {id(m.weight) for m in norms}
+    biases = {id(m.bias) for m in norms if getattr(m, "bias", None) is not None}
+    for p in module.parameters():
         noise = torch.randn(p.shape, generator=generator)
-        is_gain = name.endswith("weight") and ("norm" in name or ".norm" in name)
-        fan_in = math.prod(p.shape[1:]) if p.ndim > 1 else 1
-        p.data = 1 + 0.2 * noise if is_gain else noise * (0.1 if p.ndim == 1 else fan_in**-0.5)
+        small = p.ndim == 1 or id(p) in biases
+        p.data = 1 + 0.2 * noise if id(p) in gains else noise * (0.1 if small else math.prod(p.shape[1:]) ** -0.5)
     return module.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 from typing import Any
 
@@ -10,7 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from pure_jax.nsarm.config import VAEConfig
+from pure_jax.nsarm.conditioning import Captions
+from pure_jax.nsarm.config import MapConfig, TransformerConfig, VAEConfig
+from pure_jax.nsarm.map_network import MapNetwork
+from pure_jax.nsarm.transformer import Transformer
 from pure_jax.nsarm.vae import VAE
 
 Shapes = dict[str, tuple[int, ...]]
@@ -27,3 +31,24 @@ def _of(network: nn.Module, *args: Any, **kwargs: Any) -> Shapes:
 def vae_shapes(config: VAEConfig) -> Shapes:
     """The image tokenizer's."""
     return _of(VAE(config), jnp.zeros((1, config.stride, config.stride, 3)))
+
+
+@cache
+def map_shapes(config: MapConfig, channels: int, sides: tuple[int, ...]) -> Shapes:
+    """The map network's, see its fields."""
+    side = config.latent_side
+    return _of(MapNetwork(config, channels, sides), jnp.zeros((1, side, side, channels)))
+
+
+@cache
+def transformer_shapes(config: TransformerConfig) -> Shapes:
+    """The transformer's."""
+    # Scanned, a block is traced once, however many layers there are.
+    network = Transformer(dataclasses.replace(config, scan_layers=True))
+    captions = Captions(jnp.zeros((1, 1, config.text_size)), jnp.ones((1, 1), bool))
+    shapes = _of(network, jnp.zeros((1, 0, config.token_bits)), captions, ((1, 1),))
+    if not config.scan_layers:
+        stack = [path for path in shapes if path.startswith("layers.")]
+        layer = {path.removeprefix("layers."): shapes.pop(path)[1:] for path in stack}
+        shapes |= {f"layers_{i}.{path}": shape for i in range(config.num_layers) for path, shape in layer.items()}
+    return dict(sorted(shapes.items(), key=lambda item: item[0].split(".")))
