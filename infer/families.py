@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pure_jax.infer import pure
 from pure_jax.infer.contract import RestoreTiles
+from pure_jax.infer.nsarm import restore as nsarm
 
 RESTORE_TILES: dict[str, RestoreTiles] = {
     "pure": pure.restore_tiles,
+    "nsarm": nsarm.restore_tiles,
 }

@@ -18,6 +18,9 @@ from pure_jax import pure
 from pure_jax.config import ModelConfig
 from pure_jax.errors import PureError
 from pure_jax.model import Model as PureModel
+from pure_jax.nsarm import model as nsarm
+from pure_jax.nsarm.config import NsarmConfig
+from pure_jax.nsarm.shapes import network_shapes as nsarm_shapes
 
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
 """{network: {parameter path, joined by ".": shape}}"""
@@ -97,6 +100,7 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "pure": Family(ModelConfig, pure.network_shapes, {"transformer"}, pure.read_tokenizer, PureModel),
+    "nsarm": Family(NsarmConfig, nsarm_shapes, {"transformer"}, nsarm.read_tokenizer, nsarm.NsarmModel),
 }
 
 

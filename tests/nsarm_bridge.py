@@ -23,4 +23,9 @@ def params_of(module: nn.Module, rows: Sequence[Row], shapes: Mapping[str, tuple
     """A module's parameters as nested dicts of this library's."""
     tensors, unused = from_torch(lazy(module), rows, shapes, "test")
     assert unused == []
+    return nested(tensors)
+
+
+def nested(tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
+    """Parameters by path, as nested dicts in memory."""
     return traverse_util.unflatten_dict({p: jnp.asarray(np.asarray(t)) for p, t in tensors.items()}, sep=".")

@@ -61,18 +61,21 @@ def decompose(
     sides: Sequence[tuple[int, int]],
     given: Sequence[Array] = (),
     next_input: str = "area",
+    size: tuple[int, int] | None = None,
 ) -> Scaled:
     """Quantise a latent scale by scale, each from what the scales before have left of it.
 
     Args:
-        features: float32 [batch, H, W, d], as large as the last of `sides`; None where all scales are given.
+        features: float32 [batch, H, W, d]; None where all scales are given.
         sides: (height, width) of each scale in latent positions, not in tokens.
         given: residuals of the first scales, float32 [batch, h, w, d], taken as they are, whatever the features are:
             the map network's, whose errors the later scales then make good (NSARM paper, Algorithm 2).
+        size: (H, W) of the latent; None: the last scale is as large.
         next_input: how the sum is made as small as the next scale, one of `pure_jax.nsarm.resize.KINDS`.
 
     Gradients flow into the total and the inputs through the codes (`quantise`), and not through the residuals.
     """
+    size = size or sides[-1]
     total = jnp.zeros(())
     residuals, bits, inputs = [], [], []
     for i, side in enumerate(sides):
@@ -84,7 +87,7 @@ def decompose(
             assert features is not None, "there are more scales than residuals given"
             residual = resize(features - lax.stop_gradient(total), side, "area")
         codes, own = quantise(residual)
-        total = total + resize(codes, sides[-1], "linear")
+        total = total + resize(codes, size, "linear")
         residuals.append(residual)
         bits.append(own)
     return Scaled(total, residuals, bits, inputs)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from pure_jax.nsarm.conditioning import Captions
-from pure_jax.nsarm.config import MapConfig, TransformerConfig, VAEConfig
+from pure_jax.nsarm.config import MapConfig, NsarmConfig, TransformerConfig, VAEConfig
 from pure_jax.nsarm.map_network import MapNetwork
 from pure_jax.nsarm.transformer import Transformer
 from pure_jax.nsarm.vae import VAE
@@ -52,3 +52,16 @@ def transformer_shapes(config: TransformerConfig) -> Shapes:
         layer = {path.removeprefix("layers."): shapes.pop(path)[1:] for path in stack}
         shapes |= {f"layers_{i}.{path}": shape for i in range(config.num_layers) for path, shape in layer.items()}
     return dict(sorted(shapes.items(), key=lambda item: item[0].split(".")))
+
+
+def network_shapes(config: NsarmConfig) -> dict[str, Shapes]:
+    """All that lies in the directory: three networks, and the features of the prompt where they do."""
+    sides = tuple(config.patch * side for side in config.sides[: config.given_scales])
+    shapes = {
+        "transformer": transformer_shapes(config.transformer),
+        "map_network": map_shapes(config.map_network, config.vae.latent_channels, sides),
+        "vae": vae_shapes(config.vae),
+    }
+    if config.prompt_length:
+        shapes["prompt"] = {"features": (config.prompt_length, config.transformer.text_size)}
+    return shapes

@@ -229,7 +229,7 @@ class Transformer(nn.Module):
         shared = (about.shared, rope, about.text, about.valid)
         rates = jnp.linspace(0.0, cfg.drop_path, cfg.num_layers)
         block = nn.remat(Block, prevent_cse=not cfg.scan_layers) if cfg.remat else Block
-        stores = None if cache is None else (cache.keys, cache.values)
+        stores: Any = None if cache is None else (cache.keys, cache.values)
         if cfg.scan_layers:
             scanned = nn.scan(
                 block,
