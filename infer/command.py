@@ -33,7 +33,10 @@ class Restore:
     k_max: float | None = None
     """Upper end of the entropy-based top-k; by default the model's."""
     text: str = ""
-    """Words the model's answer must begin with, such as "Large blur, small noise."."""
+    """Words the model's answer must begin with, such as "Large blur, small noise."; what an NSARM model is told of the
+    photo, instead of its own prompt."""
+    captions: Path | None = None
+    """File with one JSON object a line, of image_path and long_caption: the photo's own is its --text."""
     faithful: bool = False
     """Decode as the original does: unmasked text, picture size drawn by the model, one token a step."""
     decode: Literal["plain", "jacobi", "coupled"] | None = None
@@ -75,6 +78,7 @@ class Restore:
         from pure_jax.files import refuse_existing
         from pure_jax.infer.contract import check_seed, override
         from pure_jax.infer.decoding.memory import read_bytes
+        from pure_jax.infer.nsarm.captions import caption_of
         from pure_jax.infer.pictures.heatmap import entropy_heatmap
         from pure_jax.infer.pictures.picture import check_output, read_picture, write_image
         from pure_jax.infer.progress import Reporter
@@ -100,6 +104,10 @@ class Restore:
         # Only what was said: a family need not know the others' options.
         names = ("text", "faithful", "decode", "window", "draft")
         options = {name: getattr(self, name) for name in names if getattr(self, name) not in ("", False, None)}
+        if self.captions is not None:
+            if self.text:
+                raise PureError("the photo has one text; give --text or --captions, not both")
+            options["text"] = caption_of(self.captions, self.input)
         if self.memory is not None:
             options["memory"] = read_bytes(self.memory)
         with Reporter(self.quiet) as report:

@@ -18,8 +18,9 @@ from pure_jax import pure
 from pure_jax.config import ModelConfig
 from pure_jax.errors import PureError
 from pure_jax.model import Model as PureModel
-from pure_jax.nsarm import model as nsarm
+from pure_jax.nsarm import text as nsarm_text
 from pure_jax.nsarm.config import NsarmConfig
+from pure_jax.nsarm.model import NsarmModel
 from pure_jax.nsarm.shapes import network_shapes as nsarm_shapes
 
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
@@ -100,7 +101,7 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "pure": Family(ModelConfig, pure.network_shapes, {"transformer"}, pure.read_tokenizer, PureModel),
-    "nsarm": Family(NsarmConfig, nsarm_shapes, {"transformer"}, nsarm.read_tokenizer, nsarm.NsarmModel),
+    "nsarm": Family(NsarmConfig, nsarm_shapes, {"transformer", "text_encoder"}, nsarm_text.read_tokenizer, NsarmModel),
 }
 
 

@@ -8,10 +8,15 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import T5Config, T5EncoderModel
 
 from pure_jax.convert.nsarm.names import MAP_PREFIX, TRANSFORMER_ROWS, map_rows, vae_rows
 from pure_jax.convert.tables import from_torch
-from pure_jax.nsarm.config import NsarmConfig, tiny
+from pure_jax.nsarm.config import NsarmConfig, TextConfig, tiny
 from pure_jax.nsarm.model import NsarmModel
 from pure_jax.nsarm.shapes import network_shapes
 from pure_jax.transformer import stack_layers
@@ -59,3 +64,40 @@ def tiny_pair(seed: int = 0, **changes: Any) -> Pair:
     if config.transformer.scan_layers:
         params["transformer"] = stack_layers(params["transformer"])
     return Pair(NsarmModel(config, params, None, None), infinity, vae)
+
+
+TEXT = TextConfig(
+    vocab_size=40, hidden_size=24, intermediate_size=40, num_layers=2, num_heads=3, head_dim=8, max_distance=24
+)
+WORDS = ["<pad>", "</s>", "<unk>", "a", "cat", "small", "house"]
+
+
+@lru_cache
+def text_encoder(seed: int = 0) -> T5EncoderModel:
+    """transformers' T5 of the sizes TEXT."""
+    config = T5Config(
+        vocab_size=TEXT.vocab_size,
+        d_model=TEXT.hidden_size,
+        d_ff=TEXT.intermediate_size,
+        num_layers=TEXT.num_layers,
+        num_heads=TEXT.num_heads,
+        d_kv=TEXT.head_dim,
+        relative_attention_num_buckets=TEXT.num_buckets,
+        relative_attention_max_distance=TEXT.max_distance,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+    )
+    torch.manual_seed(seed)
+    model = T5EncoderModel(config).eval()
+    for name, p in model.named_parameters():
+        scale = 0.3 if "relative" in name else 1.0 if name.startswith("shared") else p.shape[-1] ** -0.5
+        p.data = 1 + 0.2 * torch.randn_like(p) if p.ndim == 1 else scale * torch.randn_like(p)
+    return model
+
+
+@lru_cache
+def tokenizer() -> Tokenizer:
+    """Whole words."""
+    made = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, "<unk>"))
+    made.pre_tokenizer = Whitespace()
+    return made

@@ -170,3 +170,22 @@ def map_rows(config: MapConfig) -> list[Row]:
         *_layer(f"{MAP_PREFIX}output_projs.{{branch}}.3", "branch_{branch}.out"),
     ]
     return rows
+
+
+# ---- text encoder --------------------------------------------------------------------------------------------------
+
+_T5, _LAYER = "encoder.block.{layer}.layer", "layer_{layer}"
+
+TEXT_ROWS = (
+    Row("shared.weight", "embed.embedding", KEEP),
+    Row("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "position_bias", KEEP),
+    Row(f"{_T5}.0.SelfAttention.{{name}}.weight", f"{_LAYER}.{{name}}.kernel", LINEAR, {"name": "[qkvo]"}),
+    Row(f"{_T5}.0.layer_norm.weight", f"{_LAYER}.attn_norm.weight", KEEP),
+    Row(f"{_T5}.1.DenseReluDense.{{name}}.weight", f"{_LAYER}.{{name}}.kernel", LINEAR, {"name": "wi_0|wi_1|wo"}),
+    Row(f"{_T5}.1.layer_norm.weight", f"{_LAYER}.mlp_norm.weight", KEEP),
+    Row("encoder.final_layer_norm.weight", "final_norm.weight", KEEP),
+    # The embedding by its other name, and the half of T5 that writes text.
+    Row("encoder.embed_tokens.weight", None, KEEP),
+    Row("decoder.{rest}", None, KEEP, {"rest": ".+"}),
+    Row("lm_head.weight", None, KEEP),
+)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path, PurePosixPath
 from weakref import WeakKeyDictionary
 
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from jax import Array
 from pure_jax.errors import PureError
 from pure_jax.nsarm.conditioning import Captions, Conditioning, condition
 from pure_jax.nsarm.model import NsarmModel
+from pure_jax.nsarm.text import caption_ids, encode_text
 
 _KNOWN: WeakKeyDictionary[NsarmModel, dict[tuple[str, bool], Conditioning]] = WeakKeyDictionary()
 """The last caption's conditioning, for each model in memory: the photos of a folder mostly have the same."""
@@ -25,19 +28,58 @@ def conditioning_of(model: NsarmModel, caption: str, guided: bool) -> Conditioni
     """
     known = _KNOWN.get(model, {})
     if (caption, guided) not in known:
-        features = text_features(model, caption)[None]
+        features, valid = text_features(model, caption)
         rows = 2 if guided else 1
-        captions = Captions(
-            jnp.repeat(features, rows, axis=0), jnp.ones((rows, features.shape[1]), bool), jnp.arange(rows) == 1
-        )
+        captions = Captions(*(jnp.repeat(x, rows, axis=0) for x in (features, valid)), jnp.arange(rows) == 1)
         config, params = model.config.transformer, model.params["transformer"]
         known = {(caption, guided): condition(config, params, captions, model.dtype)}
         _KNOWN[model] = known
     return known[caption, guided]
 
 
-def text_features(model: NsarmModel, caption: str) -> Array:
-    """float32 [tokens, text_size] of a caption, or, where it is "", of the model's prompt."""
-    if not caption and "prompt" in model.params:
-        return model.params["prompt"]["features"]
-    raise PureError("this model has no text encoder and knows its own prompt only; leave the caption out")
+def text_features(model: NsarmModel, caption: str) -> tuple[Array, Array]:
+    """(float32 [1, n, text_size], bool [1, n]): a caption's features, or, where it is "", those of the model's prompt.
+
+    Raises:
+        PureError: as `conditioning_of`.
+    """
+    if caption in ("", model.config.prompt) and "prompt" in model.params:
+        features = model.params["prompt"]["features"][None]
+        return features, jnp.ones(features.shape[:2], bool)
+    encoder = model.text_encoder
+    assert model.tokenizer is not None, "a model with a text encoder is read with its tokenizer"
+    ids, valid = caption_ids(model.tokenizer, caption or model.config.prompt, model.config.transformer.text_length)
+    return encode_text(encoder, model.params["text_encoder"], ids, valid), jnp.asarray(valid)
+
+
+def read_captions(file: Path) -> dict[str, str]:
+    """Captions by the names of their photos, without folder and ending, of a file with a JSON object in each line.
+
+    An object has `image_path` and `long_caption`, as NSARM's test sets have them.
+
+    Raises:
+        PureError: the file is missing, or a line is no such object.
+    """
+    captions = {}
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise PureError(f"{file} cannot be read as text; name a file with one JSON object in each line") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            content = json.loads(line)
+            name, caption = content["image_path"], content["long_caption"]
+            captions[PurePosixPath(name.replace("\\", "/")).stem] = caption.strip()
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise PureError(f"{file}, line {number}: no JSON object with image_path and long_caption") from error
+    return captions
+
+
+def caption_of(file: Path, photo: Path) -> str:
+    """A photo's caption in a file of `read_captions`. Raises PureError if it has none, and what that raises."""
+    captions = read_captions(file)
+    if photo.stem not in captions:
+        raise PureError(f"{file} has no caption for {photo.stem!r} among its {len(captions)}; give it with --text")
+    return captions[photo.stem]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,9 +13,10 @@ from jax import Array
 
 from pure_jax.errors import PureError
 from pure_jax.nsarm.bsq import bits_to_ints, compose, decompose, ints_to_bits
-from pure_jax.nsarm.config import NsarmConfig
+from pure_jax.nsarm.config import NsarmConfig, text_config
 from pure_jax.nsarm.map_network import MapNetwork
 from pure_jax.nsarm.schedule import Scales
+from pure_jax.nsarm.text import TextEncoder
 from pure_jax.nsarm.transformer import Transformer
 from pure_jax.nsarm.vae import VAE, fitting
 from pure_jax.vqgan import from_pixels
@@ -75,6 +75,11 @@ class NsarmModel:
         """The image tokenizer's description; apply it to params["vae"]. Always float32."""
         return VAE(self.config.vae)
 
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """The text encoder's description; apply it to params["text_encoder"]. PureError in a model without."""
+        return TextEncoder(text_config(self.config), self.dtype)
+
     def encode(self, image: np.ndarray) -> Codes:
         """uint8 [H, W, 3], sides multiples of the pixels of a token -> codes of all scales.
 
@@ -125,8 +130,3 @@ def stretched(config: NsarmConfig, height: int, width: int) -> Scales:
 @partial(jax.jit, static_argnames=("scales", "next_input"))
 def _to_ints(features: Array, scales: Scales, next_input: str) -> list[Array]:
     return [bits_to_ints(bits) for bits in decompose(features, scales, next_input=next_input).bits]
-
-
-def read_tokenizer(file: Path, config: NsarmConfig) -> tuple[str, None]:
-    """A tokenizer file's text, "" for a model without a text encoder."""
-    return "", None

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from pure_jax.nsarm.conditioning import Captions
-from pure_jax.nsarm.config import MapConfig, NsarmConfig, TransformerConfig, VAEConfig
+from pure_jax.nsarm.config import MapConfig, NsarmConfig, TextConfig, TransformerConfig, VAEConfig
 from pure_jax.nsarm.map_network import MapNetwork
+from pure_jax.nsarm.text import TextEncoder
 from pure_jax.nsarm.transformer import Transformer
 from pure_jax.nsarm.vae import VAE
 
@@ -54,8 +55,14 @@ def transformer_shapes(config: TransformerConfig) -> Shapes:
     return dict(sorted(shapes.items(), key=lambda item: item[0].split(".")))
 
 
+@cache
+def text_shapes(config: TextConfig) -> Shapes:
+    """The text encoder's."""
+    return _of(TextEncoder(config), jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool))
+
+
 def network_shapes(config: NsarmConfig) -> dict[str, Shapes]:
-    """All that lies in the directory: three networks, and the features of the prompt where they do."""
+    """All that lies in the directory: three networks; the prompt's features and the text encoder where they do."""
     sides = tuple(config.patch * side for side in config.sides[: config.given_scales])
     shapes = {
         "transformer": transformer_shapes(config.transformer),
@@ -64,4 +71,6 @@ def network_shapes(config: NsarmConfig) -> dict[str, Shapes]:
     }
     if config.prompt_length:
         shapes["prompt"] = {"features": (config.prompt_length, config.transformer.text_size)}
+    if config.text_encoder is not None:
+        shapes["text_encoder"] = text_shapes(config.text_encoder)
     return shapes

@@ -112,6 +112,18 @@ def test_the_command_takes_it(directory, tmp_path, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert (facts["width"], facts["height"], facts["description"]) == (72, 84, "")
     assert Image.open(tmp_path / "map.png").size == (72, 84)
-    with pytest.raises(SystemExit):
-        main(["restore", *paths, "--model", str(directory), "--overwrite", "--k-max", "3"])
-    assert "k_max has no meaning for this model" in capsys.readouterr().err
+
+
+def test_bad_options_of_the_command_are_one_sentence(directory, tmp_path, capsys):
+    photo().save(tmp_path / "photo.png")
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text(json.dumps({"image_path": "photo.png", "long_caption": "A cat."}))
+    for options, complaint in (
+        (["--k-max", "3"], "k_max has no meaning for this model"),
+        (["--captions", str(captions)], "no text encoder"),  # it was read
+        (["--captions", str(captions), "--text", "A dog."], "give --text or --captions, not both"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["restore", str(tmp_path / "photo.png"), "--model", str(directory), "--quiet", *options])
+        [line] = capsys.readouterr().err.splitlines()
+        assert end.value.code == 2 and complaint in line
