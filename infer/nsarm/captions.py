@@ -30,7 +30,8 @@ def conditioning_of(model: NsarmModel, caption: str, guided: bool) -> Conditioni
     if (caption, guided) not in known:
         features, valid = text_features(model, caption)
         rows = 2 if guided else 1
-        captions = Captions(*(jnp.repeat(x, rows, axis=0) for x in (features, valid)), jnp.arange(rows) == 1)
+        features, valid = (jnp.repeat(x, rows, axis=0) for x in (features, valid))
+        captions = Captions(features, valid, jnp.arange(rows) == 1)
         config, params = model.config.transformer, model.params["transformer"]
         known = {(caption, guided): condition(config, params, captions, model.dtype)}
         _KNOWN[model] = known
