@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path, PurePosixPath
 from weakref import WeakKeyDictionary
@@ -44,13 +45,30 @@ def text_features(model: NsarmModel, caption: str) -> tuple[Array, Array]:
     Raises:
         PureError: as `conditioning_of`.
     """
-    if caption in ("", model.config.prompt) and "prompt" in model.params:
+    if caption in ("", model.config.prompt) and model.config.prompt_length:
         features = model.params["prompt"]["features"][None]
         return features, jnp.ones(features.shape[:2], bool)
     encoder = model.text_encoder
     assert model.tokenizer is not None, "a model with a text encoder is read with its tokenizer"
     ids, valid = caption_ids(model.tokenizer, caption or model.config.prompt, model.config.transformer.text_length)
     return encode_text(encoder, model.params["text_encoder"], ids, valid), jnp.asarray(valid)
+
+
+def with_prompt(model: NsarmModel, prompt: str = "") -> NsarmModel:
+    """The same model with the features of its prompt in the place of its text encoder: it reads no other captions.
+
+    prompt: a new one; "" keeps the model's. Raises PureError as `conditioning_of`.
+    """
+    config = dataclasses.replace(model.config, prompt=prompt or model.config.prompt)
+    features, valid = text_features(dataclasses.replace(model, config=config), "")
+    features = features[:, : int(valid.sum())]
+    kept = {name: own for name, own in model.params.items() if name not in ("text_encoder", "prompt")}
+    return dataclasses.replace(
+        model,
+        config=dataclasses.replace(config, text_encoder=None, prompt_length=features.shape[1]),
+        params=kept | {"prompt": {"features": features[0]}},
+        tokenizer=None,
+    )
 
 
 def read_captions(file: Path) -> dict[str, str]:

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import pure_jax
 from pure_jax.convert.nsarm.names import TEXT_ROWS
 from pure_jax.convert.tables import from_torch
 from pure_jax.errors import PureError
 from pure_jax.infer.nsarm import captions
-from pure_jax.infer.nsarm.captions import caption_of, conditioning_of, read_captions, text_features
+from pure_jax.infer.nsarm.captions import caption_of, conditioning_of, read_captions, text_features, with_prompt
 from pure_jax.nsarm.shapes import text_shapes
 from tests.nsarm_bridge import lazy, nested
 from tests.nsarm_models import TEXT, text_encoder, tiny_pair, tokenizer
@@ -37,9 +38,20 @@ def test_the_prompts_features_need_no_text_encoder(model, monkeypatch):
 
 
 def test_without_them_the_prompt_is_read_like_a_caption(model):
-    params = {name: own for name, own in model.params.items() if name != "prompt"}
-    bare = dataclasses.replace(model, params=params)
+    bare = dataclasses.replace(model, config=dataclasses.replace(model.config, prompt_length=0))
     np.testing.assert_array_equal(text_features(bare, "")[0], text_features(bare, "a small house")[0])
+
+
+def test_a_model_keeps_the_features_of_its_prompt_instead_of_the_text_encoder(model, tmp_path):
+    bare = dataclasses.replace(model, config=dataclasses.replace(model.config, prompt_length=0))
+    fixed = with_prompt(bare, "a cat")
+    pure_jax.save(tmp_path / "fixed", fixed.config, fixed.params, "", "# Fixed\n")
+    again = pure_jax.load(tmp_path / "fixed", scan_layers=False)
+    assert again.config.prompt_length == 3 and "text_encoder" not in again.params
+    one, two = (conditioning_of(m, c, False).shared for m, c in ((again, ""), (model, "a cat")))
+    np.testing.assert_allclose(one, two, rtol=0, atol=1e-6)
+    with pytest.raises(PureError, match="no text encoder"):
+        conditioning_of(again, "a house", False)
 
 
 def test_conditioning_is_made_once_for_a_caption(model, monkeypatch):
