@@ -1,4 +1,4 @@
-"""Reading a `.pth` file that lies in several parts, and writing one of any size: a few rows in memory at a time.
+"""Reading a `.pth` file of any size, whole or in several parts, and writing one: a few rows in memory at a time.
 
 PyTorch is asked for the file's plan only (tensors without data, and where the data of each lies in the file); the data
 itself goes past it.
@@ -52,8 +52,14 @@ class Joined(io.RawIOBase):
         return count
 
 
+def is_archive(file: Path) -> bool:
+    """Whether a file is, or begins, a zip archive, as PyTorch's are since 2020: only these have a plan."""
+    with file.open("rb") as opened:
+        return opened.read(2) == b"PK"
+
+
 def load_joined(files: Sequence[Path]) -> Any:
-    """What `torch.load` finds in a file that was split, its tensors without data; see `lazy_tensor`.
+    """What `torch.load` finds in an archive, whole or in parts, its tensors without data; see `lazy_tensor`.
 
     Raises:
         PureError: torch is not installed; the parts are broken or incomplete, or hold code.

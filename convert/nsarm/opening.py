@@ -34,7 +34,7 @@ from pure_jax.convert.nsarm.names import (
 from pure_jax.convert.nsarm.sizes import map_config, text_config, transformer_config, vae_config
 from pure_jax.convert.tables import Row, from_torch
 from pure_jax.convert.torch_files import from_torch_tensor, load_pt
-from pure_jax.convert.torch_streams import lazy_tensor, load_joined
+from pure_jax.convert.torch_streams import is_archive, lazy_tensor, load_joined
 from pure_jax.convert.upstream import Upstream, open_shards
 from pure_jax.errors import PureError
 from pure_jax.nsarm.config import NsarmConfig
@@ -115,7 +115,7 @@ def open_nsarm(directory: Path) -> Upstream:
 
 
 def _content(files: Sequence[Path]) -> Mapping[str, Any]:
-    content = load_pt(files[0]) if len(files) == 1 else load_joined(files)
+    content = load_joined(files) if is_archive(files[0]) else load_pt(files[0])
     if not isinstance(content, Mapping):
         raise PureError(f"{files[0]} holds a {type(content).__name__} instead of tensors by name")
     return content
@@ -135,6 +135,7 @@ def _sorted_out(content: Mapping[str, Any], files: Sequence[Path]) -> tuple[str,
             f"{files[0]} holds neither NSARM's transformer nor its image tokenizer; take it away from there"
         )
     buffers = VAE_BUFFERS if is_vae else TRANSFORMER_BUFFERS
+    planned = is_archive(files[0])
     tensors = {}
     for name, value in content.items():
         if buffers.fullmatch(str(name)):
@@ -146,7 +147,7 @@ def _sorted_out(content: Mapping[str, Any], files: Sequence[Path]) -> tuple[str,
         key = canonical_vae(str(name)) if is_vae else str(name)
         if key in tensors:
             raise PureError(f"{what} is there in two spellings; get the file again")
-        tensors[key] = from_torch_tensor(value, what) if len(files) == 1 else lazy_tensor(value, files, what)
+        tensors[key] = lazy_tensor(value, files, what) if planned else from_torch_tensor(value, what)
     return "image tokenizer" if is_vae else "transformer", tensors, others
 
 

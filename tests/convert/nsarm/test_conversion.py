@@ -84,7 +84,8 @@ def split(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "form", ["training checkpoint", "short spelling, stored masks", "parts", "blocks without chunks"]
+    "form",
+    ["training checkpoint", "short spelling, stored masks", "parts", "blocks without chunks", "PyTorch's old format"],
 )
 def test_every_form_gives_the_same_parameters(published, tmp_path, form):
     transformer, vae = states(1 if form == "blocks without chunks" else 2)
@@ -97,6 +98,8 @@ def test_every_form_gives_the_same_parameters(published, tmp_path, form):
     directory = write(tmp_path / "other", wrapped, {"vae": vae})
     if form == "parts":
         split(directory)
+    if form == "PyTorch's old format":
+        torch.save(wrapped, directory / "release.pth", _use_new_zipfile_serialization=False)
     wanted, found = params_of(published), params_of(directory)
     assert wanted.keys() == found.keys()
     for name, own in found.items():
