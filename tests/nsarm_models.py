@@ -16,8 +16,9 @@ from transformers import T5Config, T5EncoderModel
 
 from pure_jax.convert.nsarm.names import MAP_PREFIX, TRANSFORMER_ROWS, map_rows, vae_rows
 from pure_jax.convert.tables import from_torch
-from pure_jax.nsarm.config import NsarmConfig, TextConfig, tiny
+from pure_jax.nsarm.config import NsarmConfig, TextConfig
 from pure_jax.nsarm.model import NsarmModel
+from pure_jax.nsarm.presets import tiny
 from pure_jax.nsarm.shapes import network_shapes
 from pure_jax.transformer import stack_layers
 from tests import torch_nsarm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -101,6 +102,7 @@ def text_keys_values(text: Array, kernel: Array, v_bias: Array) -> Array:
     return both + jnp.concatenate([jnp.zeros_like(v_bias), v_bias]).astype(text.dtype)
 
 
+@partial(jax.jit, static_argnames=("config", "dtype"))
 def condition(config: TransformerConfig, params: dict[str, Any], captions: Captions, dtype: Any) -> Conditioning:
     """Conditioning with every block's keys and values, for a transformer that is run more than once.
 

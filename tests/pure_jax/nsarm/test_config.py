@@ -16,12 +16,9 @@ from pure_jax.nsarm.config import (
     TextConfig,
     TransformerConfig,
     VAEConfig,
-    feed_forward_size,
     text_config,
-    tiny,
-    transformer_preset,
-    with_size,
 )
+from pure_jax.nsarm.presets import feed_forward_size, tiny, transformer_preset, with_size
 
 
 @pytest.mark.parametrize("config", [tiny(), NsarmConfig(), NsarmConfig(text_encoder=TextConfig(), tile_overlap=64)])

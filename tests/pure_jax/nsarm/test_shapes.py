@@ -6,7 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from pure_jax.nsarm.config import TextConfig, transformer_preset
+from pure_jax.nsarm.config import TextConfig
+from pure_jax.nsarm.presets import transformer_preset
 from pure_jax.nsarm.shapes import network_shapes, transformer_shapes
 from pure_jax.sharding import parameter_sharding
 from tests.nsarm_models import TEXT, tiny_config

@@ -16,7 +16,7 @@ from pure_jax.convert.nsarm.names import TRANSFORMER_ROWS
 from pure_jax.nsarm import attention
 from pure_jax.nsarm.attention import attend, block_causal_attention, rotary
 from pure_jax.nsarm.conditioning import Captions, Conditioner, condition
-from pure_jax.nsarm.config import tiny, transformer_preset
+from pure_jax.nsarm.presets import tiny, transformer_preset
 from pure_jax.nsarm.schedule import SIDES_1M, square
 from pure_jax.nsarm.shapes import transformer_shapes
 from pure_jax.nsarm.transformer import Transformer, init_cache, row_bytes
