@@ -100,7 +100,7 @@ def _open(path: Path, dtype: str, **options: Any) -> Upstream:
     model, remarks = open_model(path, **options)
     follow = FAMILIES[model.config.family].follow_dtype
     config, tensors = model.config, dict(model.tensors)
-    for name in follow:
+    for name in tensors.keys() & follow:
         tensors[name] = _cast(tensors[name], dtype)
     if layout_of(path) is not None:
         # Stacked, which is the layout that training and TPUs want; loading can unroll.

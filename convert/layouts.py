@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pure_jax.convert.export import write_upstream
+from pure_jax.convert.nsarm.opening import is_nsarm, open_nsarm
+from pure_jax.convert.nsarm.writing import write_nsarm
 from pure_jax.convert.upstream import Upstream, is_upstream, open_upstream
 
 
@@ -23,6 +25,7 @@ class Layout(NamedTuple):
 
 LAYOUTS: dict[str, Layout] = {
     "pure": Layout(is_upstream, open_upstream, write_upstream),
+    "nsarm": Layout(is_nsarm, open_nsarm, write_nsarm),
 }
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from pure_jax.errors import PureError
-from pure_jax.tensors import LazyTensor, transposed
+from pure_jax.tensors import Index, LazyTensor, transposed
 
 Shape = tuple[int, ...]
 Change = Callable[[LazyTensor, Shape], LazyTensor]
@@ -61,6 +62,46 @@ LINEAR = Transform(_permuted((1, 0), "linear kernel"), _permuted((1, 0), "linear
 """[out, in] <-> [in, out]."""
 CONV = Transform(_permuted((2, 3, 1, 0), "convolution kernel"), _permuted((3, 2, 0, 1), "convolution kernel"))
 """[out, in, height, width] <-> [height, width, in, out]."""
+
+MAP = Transform(_permuted((1, 2, 0), "map"), _permuted((2, 0, 1), "map"))
+"""[channels, height, width] <-> [height, width, channels]."""
+
+
+def squeezed(*axes: int) -> Transform:
+    """Without these axes, which have length 1 in PyTorch; counted there, rising."""
+
+    def forward(tensor: LazyTensor, shape: Shape) -> LazyTensor:
+        if len(tensor.shape) <= axes[-1] or any(tensor.shape[axis] != 1 for axis in axes):
+            raise ValueError(f"its axes {list(axes)} must have length 1")
+        return _reindexed(
+            tensor,
+            tuple(n for axis, n in enumerate(tensor.shape) if axis not in axes),
+            lambda index: _with_axes(index, axes, slice(0, 1)),
+        )
+
+    def backward(tensor: LazyTensor, shape: Shape) -> LazyTensor:
+        return _reindexed(
+            tensor,
+            _with_axes(tensor.shape, axes, 1),
+            lambda index: tuple(part for axis, part in enumerate(index) if axis not in axes),
+        )
+
+    return Transform(forward, backward)
+
+
+def _with_axes(items: tuple, axes: Sequence[int], item: Any) -> tuple:
+    out = list(items)
+    for axis in axes:
+        out.insert(axis, item)
+    return tuple(out)
+
+
+def _reindexed(tensor: LazyTensor, shape: Shape, index_of: Callable[[Index], Index]) -> LazyTensor:
+    def read(index: Index) -> np.ndarray:
+        part = tensor.read(index_of(index))
+        return part.reshape([len(range(n)[own]) for n, own in zip(shape, index, strict=True)])
+
+    return LazyTensor(shape, tensor.dtype, read, shape[0] if shape else 1)
 
 
 def _one_per_rank(tensor: LazyTensor, shape: Shape) -> LazyTensor:

@@ -7,7 +7,7 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -42,7 +42,9 @@ def open_pt(file: Path, weights: str | None = None) -> tuple[dict[str, LazyTenso
             a tensor that is not finite.
     """
     torch = import_torch(f"reading {file.name}")
-    content = _load(torch, file)
+    if not file.is_file():
+        raise PureError(f"{file} is no file; give LlamaGen's, vq_ds8_c2i.pt for PURE")
+    content = load_pt(file)
     if not isinstance(content, Mapping):
         raise PureError(f"{file} holds a {type(content).__name__} instead of tensors by name")
     chosen = weights or next((name for name in ("model", "ema", "state_dict") if name in content), None)
@@ -60,15 +62,23 @@ def open_pt(file: Path, weights: str | None = None) -> tuple[dict[str, LazyTenso
     return {str(name): from_torch_tensor(value, f"{file}: tensor {name!r}") for name, value in found.items()}, others
 
 
-def _load(torch: Any, file: Path) -> Any:
-    if not file.is_file():
-        raise PureError(f"{file} is no file; give LlamaGen's, vq_ds8_c2i.pt for PURE")
+def load_pt(file: Path, stream: BinaryIO | None = None) -> Any:
+    """What `torch.load` finds in a file, weights and plain records only; mapped, not read.
+
+    stream: read instead of the file, which then only names it.
+
+    Raises:
+        PureError: torch is not installed; the file is broken or holds code.
+    """
+    torch = import_torch(f"reading {file.name}")
     # Training checkpoints hold their command line in a Namespace, a plain record.
     with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
         try:
             with file.open("rb") as opened:
                 archive = opened.read(2) == b"PK"
             # Mapped, so that an optimiser's state beside the weights costs no memory; old files cannot be mapped.
+            if stream is not None:
+                return torch.load(stream, map_location="cpu", weights_only=True)
             return torch.load(file, map_location="cpu", weights_only=True, mmap=archive)
         except pickle.UnpicklingError as error:
             raise PureError(

@@ -159,8 +159,8 @@ def open_image_tokenizer(file: Path, weights: str | None = None) -> tuple[Networ
     return Network(config, named), unused + others
 
 
-def _open_shards(directory: Path) -> dict[str, dict[str, LazyTensor]]:
-    """Every tensor of the language model by file and by its name there."""
+def open_shards(directory: Path) -> dict[str, dict[str, LazyTensor]]:
+    """Every tensor of a model in Hugging Face's layout by file and by its name there."""
     index_file = directory / INDEX
     if not index_file.is_file():
         if not (directory / ONE_FILE).is_file():
@@ -193,7 +193,7 @@ def _language_tensors(directory: Path) -> tuple[dict[str, LazyTensor], dict[str,
     """The language model's tensors, and the name of the file that each lies in, by canonical name."""
     tensors: dict[str, LazyTensor] = {}
     places: dict[str, str] = {}
-    for file, found in _open_shards(directory).items():
+    for file, found in open_shards(directory).items():
         for name, tensor in found.items():
             if canonical(name) in tensors:
                 raise PureError(

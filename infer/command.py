@@ -36,7 +36,10 @@ class Restore:
     k_max: float | None = None
     """Upper end of the entropy-based top-k; by default the model's."""
     text: str = ""
-    """Words the model's answer must begin with, such as "Large blur, small noise."."""
+    """Words the model's answer must begin with, such as "Large blur, small noise."; what an NSARM model is told of the
+    photo, instead of its own prompt."""
+    captions: Path | None = None
+    """File with one JSON object a line, of image_path and long_caption: the photo's own is its --text."""
     faithful: bool = False
     """Decode as the original does: unmasked text, picture size drawn by the model, one token a step."""
     decode: Way | None = None
@@ -50,7 +53,7 @@ class Restore:
     draft: Draft | None = None
     """First guess of a code: any, that of the input in the same place, of the row above (the default), the one
     before, or a neighbour's where the input has the same code in both places."""
-    colour_fix: Literal["none", "wavelet", "adain"] | None = None
+    colour_fix: Literal["none", "wavelet", "adain", "adain+wavelet"] | None = None
     """Take colours from the input; by default the model's choice."""
     alpha: Literal["bicubic", "model"] = "bicubic"
     """How transparency is enlarged: by bicubic interpolation, or restored by the model like the colours."""
@@ -83,6 +86,7 @@ class Restore:
         from pure_jax.infer.contract import check_seed, override
         from pure_jax.infer.decoding.memory import read_bytes
         from pure_jax.infer.families import choose_precision
+        from pure_jax.infer.nsarm.captions import caption_of
         from pure_jax.infer.pictures.heatmap import entropy_heatmap
         from pure_jax.infer.pictures.picture import check_output, read_picture, write_image
         from pure_jax.infer.progress import Reporter
@@ -110,6 +114,10 @@ class Restore:
         options = {name: getattr(self, name) for name in names if getattr(self, name) not in ("", False, None)}
         precision: dict[str, Any] = {"weights": self.weights, "cache": self.cache}
         chosen: dict[str, str] = {}
+        if self.captions is not None:
+            if self.text:
+                raise PureError("the photo has one text; give --text or --captions, not both")
+            options["text"] = caption_of(self.captions, self.input)
         if self.memory is not None:
             options["memory"] = memory = read_bytes(self.memory)
             if self.weights is self.cache is None:

@@ -8,9 +8,11 @@ from typing import Any
 from pure_jax.checkpoint import compute_dtype
 from pure_jax.infer import pure
 from pure_jax.infer.contract import RestoreTiles
+from pure_jax.infer.nsarm import restore as nsarm
 
 RESTORE_TILES: dict[str, RestoreTiles] = {
     "pure": pure.restore_tiles,
+    "nsarm": nsarm.restore_tiles,
 }
 
 FITTING_PRECISION: dict[str, Callable[[Any, Any, int], dict[str, str]]] = {

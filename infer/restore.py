@@ -64,7 +64,8 @@ class Restorer:
         config = self.model.config
         if overlap is None:
             overlap = config.tile_size // 4 if config.tile_overlap is None else config.tile_overlap
-        return plan_tiles(height, width, config.tile_size, overlap, multiple=config.stride)
+        grid = math.lcm(config.stride, config.magnification)
+        return plan_tiles(height, width, config.tile_size, overlap, multiple=grid)
 
     def restore(
         self,
@@ -88,7 +89,7 @@ class Restorer:
             photo: a path; a PIL image; uint8 [H, W], [H, W, 3] or [H, W, 4] (red, green, blue, alpha); or a Picture.
             scale: 1 ... 16; the result measures round(side * scale).
             seed: 0 ... 2**32 - 1; the same seed gives the same picture, whatever the batch.
-            colour_fix: "none", "wavelet" or "adain"; None takes the model's default.
+            colour_fix: "none", "wavelet", "adain" or "adain+wavelet"; None takes the model's default.
             alpha: how transparency is enlarged: by "bicubic", or restored by the "model" like the colours.
             overlap: pixels that neighbouring tiles share at least, 0 ... half a tile; None takes the
                 model's default.

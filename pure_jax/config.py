@@ -9,6 +9,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,8 @@ _MOST_LEVELS = 6
 
 
 PRECISIONS = ("float", "int8")
+COLOUR_FIXES = ("none", "wavelet", "adain", "adain+wavelet")
+"""Names of the colour corrections; what they do is in `pure_jax.infer.pictures.colour`."""
 
 
 def require_precision(name: str, value: str) -> None:
@@ -37,13 +40,19 @@ def require_precision(name: str, value: str) -> None:
         )
 
 
-def _require_range(config: Any, except_for: str = "") -> None:
-    """Raise PureError unless every number in the fields of `config` is above 0 and at most what _LARGEST says."""
+def require_range(config: Any, largest: Mapping[str, float], except_for: Collection[str] = ()) -> None:
+    """Raise PureError unless every number in the fields of `config` is above 0 and at most what `largest` says."""
     for name, value in vars(config).items():
         for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, (int, float)) and not isinstance(number, bool) and name != except_for:
-                if not 0 < number <= _LARGEST[name]:  # so NaN ends here too
-                    raise PureError(f"{name} is {value}, but it must be above 0 and at most {_LARGEST[name]:,.10g}")
+            if isinstance(number, (int, float)) and not isinstance(number, bool) and name not in except_for:
+                if not 0 < number <= largest[name]:  # so NaN ends here too
+                    raise PureError(f"{name} is {value}, but it must be above 0 and at most {largest[name]:,.10g}")
+
+
+def require_one_of(name: str, value: str, allowed: Collection[str]) -> None:
+    """Raise PureError unless `value` is allowed; name: what it is the value of."""
+    if value not in allowed:
+        raise PureError(f"{name} is {value!r}, but it must be one of {', '.join(allowed)}")
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ class TransformerConfig:
     """int8: keys and values are rounded to int8 with a scale for each head and token. For inference only."""
 
     def __post_init__(self) -> None:
-        _require_range(self, except_for="dropout")
+        require_range(self, _LARGEST, except_for={"dropout"})
         for name in ("weights", "cache"):
             require_precision(name, getattr(self, name))
         if self.num_heads % self.num_kv_heads:
@@ -113,7 +122,7 @@ class VQGANConfig:
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        _require_range(self)
+        require_range(self, _LARGEST)
         if not 1 <= len(self.channel_multipliers) <= _MOST_LEVELS:
             raise PureError(
                 f"channel_multipliers has {len(self.channel_multipliers)} levels, but it must have 1 to {_MOST_LEVELS}"
@@ -174,13 +183,12 @@ class ModelConfig:
     text_length: int | None = None
     """If set, answer texts are padded to this many tokens, so that the picture starts at a fixed distance."""
     colour_fix: str = "wavelet"
-    """Default colour correction after decoding: none, wavelet or adain."""
+    """Default colour correction after decoding, one of COLOUR_FIXES."""
 
     def __post_init__(self) -> None:
-        _require_range(self)
-        for name, allowed in (("family", ("pure",)), ("colour_fix", ("none", "wavelet", "adain"))):
-            if getattr(self, name) not in allowed:
-                raise PureError(f"{name} is {getattr(self, name)!r}, but it must be one of {', '.join(allowed)}")
+        require_range(self, _LARGEST)
+        require_one_of("family", self.family, ("pure",))
+        require_one_of("colour_fix", self.colour_fix, COLOUR_FIXES)
         unit = self.vqgan.stride * self.codes_per_grid
         if self.tile_size < unit or self.tile_size % unit:
             raise PureError(f"tile_size {self.tile_size} is not a multiple of one grid ({unit} pixels)")

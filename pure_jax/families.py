@@ -18,6 +18,10 @@ from pure_jax import pure
 from pure_jax.config import ModelConfig
 from pure_jax.errors import PureError
 from pure_jax.model import Model as PureModel
+from pure_jax.nsarm import text as nsarm_text
+from pure_jax.nsarm.config import NsarmConfig
+from pure_jax.nsarm.model import NsarmModel
+from pure_jax.nsarm.shapes import network_shapes as nsarm_shapes
 
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
 """{network: {parameter path, joined by ".": shape}}"""
@@ -56,8 +60,8 @@ class Config(Protocol):
 
     @property
     def magnification(self) -> int:
-        """A restored tile's side over that of the tile which the model is given; divides the stride. 1 where the photo
-        is enlarged beforehand, 4 where the model turns 256 pixels into 1024."""
+        """A restored tile's side over that of the tile which the model is given. 1 where the photo is enlarged
+        beforehand, 4 where the model turns 256 pixels into 1024."""
 
     @property
     def max_entropy(self) -> float:
@@ -97,6 +101,7 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "pure": Family(ModelConfig, pure.network_shapes, {"transformer"}, pure.read_tokenizer, PureModel),
+    "nsarm": Family(NsarmConfig, nsarm_shapes, {"transformer", "text_encoder"}, nsarm_text.read_tokenizer, NsarmModel),
 }
 
 

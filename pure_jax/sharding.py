@@ -28,6 +28,11 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"transformer\.layers(_\d+)?\.self_attn\.o_proj\.kernel", ("heads", "embed")),
     (r"transformer\.layers(_\d+)?\.mlp\.(gate|up)_proj\.kernel", ("embed", "mlp")),
     (r"transformer\.layers(_\d+)?\.mlp\.down_proj\.kernel", ("mlp", "embed")),
+    (r"transformer\.layers(_\d+)?\.(self_attn\.qkv|cross_attn\.q)\.kernel", ("embed", "heads")),
+    (r"transformer\.layers(_\d+)?\.cross_attn\.kv", ("embed", "heads")),
+    (r"transformer\.layers(_\d+)?\.(self|cross)_attn\.proj\.kernel", ("heads", "embed")),
+    (r"transformer\.layers(_\d+)?\.fc1\.kernel", ("embed", "mlp")),
+    (r"transformer\.layers(_\d+)?\.fc2\.kernel", ("mlp", "embed")),
     (r".*", ()),  # norms and the image tokenizer: small, and whole on every device
 )
 """Pattern of the parameter path -> its last axes' logical names; the first row that matches counts. A stacked

@@ -1,5 +1,7 @@
 """The image tokenizer: encoder, vector quantiser and decoder of LlamaGen's VQ model, in Flax Linen, NHWC.
 
+Encoder and decoder serve NSARM's bitwise tokenizer too, which has no attention.
+
 Any height and width that are multiples of the stride work. Images are float32 in [-1, 1], codes int32 [batch, h, w].
 Attention is computed for a bounded number of queries at a time; with `VQGAN.strip_rows`, all else in strips of rows.
 """
@@ -7,7 +9,7 @@ Attention is computed for a bounded number of queries at a time; with `VQGAN.str
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -52,10 +54,27 @@ def _conv(features: int, kernel: int, name: str | None = None, **kwargs: object)
     return Conv(features, (kernel, kernel), padding=padding, name=name, **kwargs)  # type: ignore[arg-type]
 
 
+class Sizes(Protocol):
+    """What encoder and decoder ask of a tokenizer's configuration; see `VQGANConfig`."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def channel_multipliers(self) -> tuple[int, ...]: ...
+    @property
+    def num_res_blocks(self) -> int: ...
+    @property
+    def latent_channels(self) -> int: ...
+    @property
+    def num_groups(self) -> int: ...
+    @property
+    def norm_eps(self) -> float: ...
+
+
 class Norm(nn.Module):
     """GroupNorm, 32 groups, eps 1e-6."""
 
-    config: VQGANConfig
+    config: Sizes
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
@@ -104,7 +123,7 @@ def _whole(x: Any) -> Array:
 class ResidualBlock(nn.Module):
     """norm, swish, 3x3, norm, swish, 3x3, plus the input (through a 1x1 where the width changes)."""
 
-    config: VQGANConfig
+    config: Sizes
     features: int
 
     @nn.compact
@@ -122,7 +141,7 @@ class AttentionBlock(nn.Module):
     All queries at once where their weights fit into MAX_MATRIX, else as many at a time as do.
     """
 
-    config: VQGANConfig
+    config: Sizes
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -158,8 +177,10 @@ class Upsample(nn.Module):
 class Encoder(nn.Module):
     """Pixels [batch, H, W, 3] -> features [batch, H / stride, W / stride, latent_channels]."""
 
-    config: VQGANConfig
+    config: Sizes
     strip_rows: int | None = None
+    attention: bool = True
+    """Whether positions of the coarsest level look at each other."""
 
     @nn.compact
     def __call__(self, image: Array) -> Array:
@@ -172,12 +193,13 @@ class Encoder(nn.Module):
                 x = _whole(x)
             for i in range(cfg.num_res_blocks):
                 x = ResidualBlock(cfg, width, name=f"level_{level}_res_{i}")(x)
-                if level == last:
+                if level == last and self.attention:
                     x = AttentionBlock(cfg, name=f"level_{level}_attn_{i}")(x)
             if level != last:
                 x = Downsample(name=f"level_{level}_downsample")(x)
         x = ResidualBlock(cfg, widths[-1], name="mid_res_0")(x)
-        x = AttentionBlock(cfg, name="mid_attn")(x)
+        if self.attention:
+            x = AttentionBlock(cfg, name="mid_attn")(x)
         x = ResidualBlock(cfg, widths[-1], name="mid_res_1")(x)
         return _conv(cfg.latent_channels, 3, "conv_out")(nn.swish(Norm(cfg, name="norm_out")(x)))
 
@@ -185,8 +207,10 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Features [batch, h, w, latent_channels] -> pixels [batch, stride * h, stride * w, 3]; level 0 is the coarsest."""
 
-    config: VQGANConfig
+    config: Sizes
     strip_rows: int | None = None
+    attention: bool = True
+    """Whether positions of the coarsest level look at each other."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -194,12 +218,13 @@ class Decoder(nn.Module):
         widths = [cfg.channels * m for m in reversed(cfg.channel_multipliers)]
         x = _conv(widths[0], 3, "conv_in")(x)
         x = ResidualBlock(cfg, widths[0], name="mid_res_0")(x)
-        x = AttentionBlock(cfg, name="mid_attn")(x)
+        if self.attention:
+            x = AttentionBlock(cfg, name="mid_attn")(x)
         x = ResidualBlock(cfg, widths[0], name="mid_res_1")(x)
         for level, width in enumerate(widths):
             for i in range(cfg.num_res_blocks + 1):
                 x = ResidualBlock(cfg, width, name=f"level_{level}_res_{i}")(x)
-                if level == 0:
+                if level == 0 and self.attention:
                     x = AttentionBlock(cfg, name=f"level_{level}_attn_{i}")(x)
             if level == 0:
                 x = _in_strips(x, self)
@@ -290,10 +315,16 @@ class VQGAN(nn.Module):
         return self.decode_latents(z + jax.lax.stop_gradient(e - z)), z, e, codes
 
 
+def strips_for(config: Sizes, height: int, width: int) -> tuple[int | None, int]:
+    """(strip_rows for pictures of height x width pixels, None where they need no strips; how many at a time)."""
+    most = MAX_ACTIVATION // (height * width * config.channels)
+    return (None, most) if most else (STRIP_ROWS, 1)
+
+
 def fitting(config: VQGANConfig, height: int, width: int) -> tuple[VQGAN, int]:
     """The tokenizer for pictures of height x width pixels, in strips if need be, and how many to give it at a time."""
-    most = MAX_ACTIVATION // (height * width * config.channels)
-    return (VQGAN(config), most) if most else (VQGAN(config, STRIP_ROWS), 1)
+    strip_rows, most = strips_for(config, height, width)
+    return VQGAN(config, strip_rows), most
 
 
 def to_pixels(images: Array) -> Array:

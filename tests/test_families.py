@@ -43,7 +43,7 @@ def gradient(size: tuple[int, int] = (20, 24)) -> Image.Image:
 
 
 def test_every_family_has_a_row_in_both_tables():
-    assert FAMILIES.keys() == RESTORE_TILES.keys() >= {"pure"}
+    assert FAMILIES.keys() == RESTORE_TILES.keys() >= {"pure", "nsarm"}
 
 
 def test_its_directory_has_its_networks_and_no_tokenizer(directory):
@@ -132,6 +132,7 @@ def test_the_commands_take_it(directory, tmp_path, capsys):
         (["restore", "photo.png", "out.png", "--model", "toy", "--k-max", "5"], "k_max has no meaning"),
         (["restore", "photo.png", "out.png", "--model", "toy", "--text", "A cat."], "text has no meaning"),
         (["convert", "toy", "out.png", "--to", "torch"], "of the family toy cannot be written for PyTorch"),
+        (["benchmark", "--model", "toy", "--quiet"], "a model of the family toy cannot be measured here"),
         (["compare", "toy", "toy"], "toy is a model of the family toy; only PURE's can be compared"),
     ],
 )
@@ -149,6 +150,6 @@ def test_what_it_cannot_do_is_one_sentence(directory, monkeypatch, capsys, argum
 def test_an_unknown_family_is_one_sentence(directory, tmp_path, name):
     other = shutil.copytree(directory, tmp_path / "other")
     (other / "config.json").write_text(json.dumps({"family": name}))
-    with pytest.raises(PureError, match="must be one of pure, toy") as refusal:
+    with pytest.raises(PureError, match="must be one of pure, nsarm, toy") as refusal:
         pure_jax.load(other)
     assert str(other / "config.json") in str(refusal.value) and "\n" not in str(refusal.value)

@@ -76,6 +76,9 @@ class Subject:
 
 
 def loaded(model: Model) -> Subject:
+    """A model in memory. Raises PureError for one of another family than PURE."""
+    if not isinstance(model, Model):
+        raise PureError(f"a model of the family {model.config.family} cannot be measured here; only PURE's can")
     return Subject(model.config, model.params["transformer"], model.vocabulary, model.dtype, model)
 
 

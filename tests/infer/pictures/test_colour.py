@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import pure_jax.config
 from pure_jax.infer.pictures.colour import COLOUR_FIXES, adain_fix, high_band, low_band, no_fix, wavelet_fix
 
 RNG = np.random.default_rng(0)
@@ -62,6 +63,20 @@ def test_adain_fix_transfers_mean_and_unbiased_deviation(shape: tuple[int, int])
     assert fixed.dtype == np.float32
     expected = from_torch(moved.clamp(0, 1).reshape(1, 3, *shape))
     np.testing.assert_allclose(fixed, expected, rtol=0, atol=2e-7)  # measured 0.7e-7
+
+
+def test_adain_then_wavelet_is_one_after_the_other() -> None:
+    image, source = pictures((24, 32))
+    x, s = to_torch(image), to_torch(source)
+    deviation = [(t.flatten(2).var(dim=2, unbiased=True) + 1e-5).sqrt()[..., None, None] for t in (x, s)]
+    mean = [t.mean(dim=(2, 3), keepdim=True) for t in (x, s)]
+    moved = ((x - mean[0]) / deviation[0] * deviation[1] + mean[1]).clamp(0, 1)
+    expected = from_torch((decompose(moved)[0] + decompose(s)[1]).clamp(0, 1))
+    np.testing.assert_allclose(COLOUR_FIXES["adain+wavelet"](image, source), expected, rtol=0, atol=1e-6)
+
+
+def test_every_colour_fix_that_a_configuration_may_name_is_there() -> None:
+    assert tuple(COLOUR_FIXES) == pure_jax.config.COLOUR_FIXES
 
 
 @pytest.mark.parametrize("fix", ["wavelet", "adain"])

@@ -1,0 +1,1 @@
+"""NSARM: its PyTorch names, and the files that they lie in."""

@@ -1,0 +1,99 @@
+"""Writing the latents of many pictures, some at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from pure_jax.errors import PureError
+from pure_jax.infer.contract import Progress, silent
+from pure_jax.infer.nsarm.passes import Networks, first_scales, prefill, write_scale
+from pure_jax.infer.nsarm.sampling import noise_of
+from pure_jax.nsarm.conditioning import Conditioning
+from pure_jax.nsarm.config import SamplingConfig
+from pure_jax.nsarm.model import NsarmModel
+from pure_jax.nsarm.transformer import row_bytes
+
+CACHE_BYTES = 2**30
+MAX_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written for n pictures.
+
+    latents: float32 [n, H, W, bits of a position], sums of all scales' codes. entropy: float32 [n, h, w], nats per
+    token of the finest scale. bits: of each scale that was drawn, bool [n, height, width, bits of a position].
+    """
+
+    latents: np.ndarray
+    entropy: np.ndarray
+    bits: list[np.ndarray]
+
+
+def generate(
+    model: NsarmModel,
+    pictures: np.ndarray,
+    about: Conditioning,
+    *,
+    seed: int = 0,
+    sampling: SamplingConfig | None = None,
+    noise: Any = None,
+    batch: int | None = None,
+    progress: Progress = silent,
+) -> Written:
+    """Write each low-quality picture anew.
+
+    The noise of a bit depends on the seed, its picture's place, its scale, token and place in the token only, so
+    `batch` does not change the result, up to ties of floating point.
+
+    Args:
+        pictures: uint8 [n, side, side, 3], side as the configuration's low_quality_size.
+        about: one row; with guidance a second one, whose caption is not told.
+        noise: instead of the seed's, for each drawn scale: float32 [n, tokens, bits of a token].
+        batch: pictures worked on together; None takes as many as keep the cache within 1 GiB, at most 16.
+
+    Raises:
+        PureError: seed or batch out of range, noise of other shapes.
+    """
+    config = model.config
+    sampling = sampling or config.sampling
+    if batch is not None and batch < 1:
+        raise PureError(f"the batch is {batch}; restore 1 or more pictures at a time")
+    first, count, ends = config.given_scales, len(pictures), config.ends
+    drawn = range(first, len(ends))
+    tokens = [ends[i] - ends[i - 1] for i in drawn]
+    draw = noise_of(noise, seed, first, [(count, n, config.transformer.token_bits) for n in tokens])
+    rows = 2 if sampling.guided else 1
+    if batch is None:
+        each = rows * row_bytes(config.transformer, ends[-1], model.dtype)
+        batch = max(1, min(MAX_BATCH, CACHE_BYTES // each))
+    nets = Networks(config, model.vae, model.map_network, model.transformer)
+    parts: list[tuple] = []
+    progress("compile", 0, 0)  # until the first scale is there, as programs are compiled when they are called
+    for places in equal_parts(count, batch):
+        own = about.rows(jnp.repeat(jnp.arange(rows), len(places)))
+        total, inputs = first_scales(nets, model.params, pictures[places])
+        cache = prefill(nets, model.params, inputs, own) if tokens else None
+        entropy = jnp.zeros((len(places), *config.scales[-1]))
+        bits = []
+        for i, scale in enumerate(drawn):
+            total, cache, entropy, new = write_scale(
+                nets, sampling, scale, model.params, own, total, cache, draw, jnp.asarray(places)
+            )
+            bits.append(np.asarray(new))
+            done = sum(len(part[0]) for part in parts) * sum(tokens) + len(places) * sum(tokens[: i + 1])
+            progress("restore", min(done, count * sum(tokens)), count * sum(tokens))
+        parts.append((np.asarray(total), np.asarray(entropy), *bits))
+    latents, entropies, *all_bits = (np.concatenate(own)[:count] for own in zip(*parts, strict=True))
+    return Written(latents, entropies, all_bits)
+
+
+def equal_parts(count: int, most: int) -> np.ndarray:
+    """Places int32 [parts, length], the last ones filled up, so that one compiled program serves all parts."""
+    parts = -(-count // most)
+    length = -(-count // parts)
+    return np.minimum(np.arange(parts * length, dtype=np.int32), count - 1).reshape(parts, length)
