@@ -12,6 +12,9 @@ from pure_jax.train.loop import newest_step
 from pure_jax.train.recipes import Recipe
 from pure_jax.transformer import count_parameters
 
+NETWORKS = {"vqgan": "image tokenizer", "lm": "language model", "decoder": "decoder"}
+"""The folders of a run of PURE's, and what they are called."""
+
 
 def model_card(out: Path, recipe: Recipe, calls: list[dict[str, Any]], tables: Mapping[str, str], photos: Path) -> str:
     """README.md of the model directory.
@@ -21,16 +24,11 @@ def model_card(out: Path, recipe: Recipe, calls: list[dict[str, Any]], tables: M
     """
     config, sampling = recipe.model, json.loads((out / "sampling.json").read_text(encoding="utf-8"))
     transformer, vqgan = config.transformer, config.vqgan
-    chosen, hours = sampling["chosen"], sum(call["seconds"] for call in calls) / 3600
+    chosen = sampling["chosen"]
     tried = "\n".join(
-        f"| {t['temperature']} | {t['k_max']:.0f} | {t['psnr_y']:.2f} | {t['perceptual']:.3f} | {_figure(t['niqe'])} |"
+        f"| {t['temperature']} | {t['k_max']:.0f} | {t['psnr_y']:.2f} | {t['perceptual']:.3f} | {figure(t['niqe'])} |"
         for t in sampling["tried"]
     )
-    listed = "\n".join(
-        f"- `{call['command']}` (commit {call['commit']}, {call['hardware']}, {call['seconds'] / 3600:.2f} h)"
-        for call in calls
-    )
-    measured = "\n\n".join(f"### {title}\n\n{text}" for title, text in tables.items())
     return f"""# pure-jax demo model
 
 A tiny model of the PURE family (arXiv 2503.11073): it reads a low-quality picture, says how degraded it is, describes
@@ -53,12 +51,7 @@ reader can check it.
 
 ## How it was made
 
-{listed}
-
-{hours:.1f} hours in all. Steps: {_steps(out)}. The recipe is `recipe.json` of the run: `train/recipes`.
-
-Data: {_licences(photos)}. Degraded by pure-jax's own second-order Real-ESRGAN pipeline (x4plus settings, no
-sharpening), a new draw and a new crop for every sequence. Photo by photo: [PHOTOS.md](PHOTOS.md).
+{how_it_was_made(out, NETWORKS, calls, photos)}
 
 Sampling: temperature {chosen["temperature"]}, k up to {chosen["k_max"]:.0f}, chosen on {recipe.tuning_photos} photos of
 the train split that no stage trained on:
@@ -69,13 +62,35 @@ the train split that no stage trained on:
 
 ## Measured
 
-Centre {recipe.evaluation_crop}x{recipe.evaluation_crop} pixels of each photo, x4. The perceptual distance is computed
-by the network that is also in the decoder's loss, which flatters that column.
+{measurements(recipe.evaluation_crop, tables)}
+"""
+
+
+def how_it_was_made(out: Path, networks: Mapping[str, str], calls: list[dict[str, Any]], photos: Path) -> str:
+    """Paragraphs: the calls, the steps of networks (folder of the run: what they are called), the photographs."""
+    listed = "\n".join(
+        f"- `{call['command']}` (commit {call['commit']}, {call['hardware']}, {call['seconds'] / 3600:.2f} h)"
+        for call in calls
+    )
+    hours = sum(call["seconds"] for call in calls) / 3600
+    steps = ", ".join(f"{name} {newest_step(out / folder):,}" for folder, name in networks.items())
+    return f"""{listed}
+
+{hours:.1f} hours in all. Steps: {steps}. The recipe is `recipe.json` of the run: `train/recipes`.
+
+Data: {_licences(photos)}. Degraded by pure-jax's own second-order Real-ESRGAN pipeline (x4plus settings, no
+sharpening), a new draw and a new crop for every sequence. Photo by photo: [PHOTOS.md](PHOTOS.md)."""
+
+
+def measurements(crop: int, tables: Mapping[str, str]) -> str:
+    """Paragraphs: the tables by title, and what stands behind them."""
+    measured = "\n\n".join(f"### {title}\n\n{text}" for title, text in tables.items())
+    return f"""Centre {crop}x{crop} pixels of each photo, x4. The perceptual distance is computed by the network that is
+also in the decoder's loss, which flatters that column.
 
 {measured}
 
-Licence of the weights: MIT, like the code; the photographs keep their licences.
-"""
+Licence of the weights: MIT, like the code; the photographs keep their licences."""
 
 
 def photo_credits(photos: Path) -> str:
@@ -113,10 +128,5 @@ def _licences(photos: Path) -> str:
     return f"{len(entries)} photographs of the train split ({listed or 'licences unknown'})"
 
 
-def _steps(out: Path) -> str:
-    names = {"vqgan": "image tokenizer", "lm": "language model", "decoder": "decoder"}
-    return ", ".join(f"{name} {newest_step(out / folder):,}" for folder, name in names.items())
-
-
-def _figure(value: float | None) -> str:
+def figure(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.2f}"

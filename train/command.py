@@ -232,38 +232,36 @@ class TrainDemo:
     out: Path = Path("runs/demo")
     """Folder for everything that is made; the model directory and the table are in it when all is done."""
     recipe: str = "demo"
-    """demo, or tiny for a try in a minute."""
+    """demo, or tiny for a try in a minute; nsarm or nsarm-tiny for a model of that family."""
     hours: float | None = None
     """Stop cleanly after this time; the same command goes on. By default no limit."""
     val_names: Path | None = None
     """Text file with the names of the photos for the table, one a line; by default the whole val split."""
     niqe: Path | None = None
     """NIQE's pristine model, an .npz file; by default BasicSR's, which ships with this package."""
-    lm_steps: int | None = None
-    """Of the language model, instead of the recipe's; may be changed until its last steps have begun."""
-    vqgan_steps: int | None = None
-    """Of the image tokenizer, instead of the recipe's."""
-    decoder_steps: int | None = None
-    """Of the image tokenizer's decoder alone, instead of the recipe's."""
+    steps: tuple[str, ...] = ()
+    """Steps of networks instead of the recipe's, such as lm=9000 vqgan=4000; they may be changed until a network's last
+    steps have begun. The recipes' networks are vqgan, lm and decoder; NSARM's vae, map_network and scales."""
     interrupted: ClassVar[str] = RESUMES
 
     def run(self) -> None:
         import time
-        from dataclasses import replace
 
-        from pure_jax.train.demo import DemoRun, TimeIsUp
-        from pure_jax.train.recipes import RECIPES
+        from pure_jax.train.demo import DemoRun
+        from pure_jax.train.nsarm.recipes import NSARM_RECIPES
+        from pure_jax.train.nsarm.run import NsarmRun
+        from pure_jax.train.recipes import RECIPES, with_steps
+        from pure_jax.train.staged import TimeIsUp
 
-        if self.recipe not in RECIPES:
-            raise PureError(f"there is no recipe {self.recipe!r}; choose one of {', '.join(RECIPES)}")
+        known = RECIPES | NSARM_RECIPES
+        if self.recipe not in known:
+            raise PureError(f"there is no recipe {self.recipe!r}; choose one of {', '.join(known)}")
         if self.hours is not None and not self.hours > 0:
             raise PureError(f"{self.hours} hours are no time to train; give more than 0")
-        recipe = RECIPES[self.recipe]()
-        for name, steps in (("vqgan", self.vqgan_steps), ("lm", self.lm_steps), ("decoder", self.decoder_steps)):
-            if steps is not None:
-                recipe = replace(recipe, **{name: replace(getattr(recipe, name), steps=steps)})
+        kind = DemoRun if self.recipe in RECIPES else NsarmRun
+        recipe = with_steps(known[self.recipe](), self.steps, kind.networks)
         deadline = None if self.hours is None else time.monotonic() + self.hours * 3600
-        run = DemoRun(self.photos, self.out, recipe, _names(self.val_names), self.niqe, deadline)
+        run = kind(self.photos, self.out, recipe, _names(self.val_names), self.niqe, deadline)
         try:
             print(f"{run.run(self.words())}: finished")
         except TimeIsUp as stage:
@@ -277,7 +275,10 @@ class TrainDemo:
         for own in fields(self):
             value = getattr(self, own.name)
             if value != own.default:
-                options += [f"--{own.name.replace('_', '-')}", str(value)]
+                options += [
+                    f"--{own.name.replace('_', '-')}",
+                    *map(str, value if isinstance(value, tuple) else [value]),
+                ]
         return shlex.join(options)
 
 

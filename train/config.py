@@ -8,7 +8,7 @@ from typing import Any
 from pure_jax.errors import PureError
 
 
-def _require(config: Any, **ranges: tuple[float, float]) -> None:
+def require(config: Any, **ranges: tuple[float, float]) -> None:
     """Raise PureError unless each field that is named lies in its range; NaN lies in none."""
     for name, (low, high) in ranges.items():
         value = getattr(config, name)
@@ -16,12 +16,12 @@ def _require(config: Any, **ranges: tuple[float, float]) -> None:
             raise PureError(f"{name} is {value}, but it must lie in {low:,.10g} ... {high:,.10g}")
 
 
-_STEPS = (1, 10**9)
-_SHARE = (0.0, 1.0)
-_WEIGHT = (0.0, 1e6)
-_RUN: dict[str, tuple[float, float]] = {"batch": (1, 2**16), "steps": _STEPS, "seed": (0, 2**32 - 1)}
-_DISCRIMINATOR: dict[str, tuple[float, float]] = {
-    "adversarial_weight": _WEIGHT,
+STEPS = (1, 10**9)
+SHARE = (0.0, 1.0)
+WEIGHT = (0.0, 1e6)
+RUN: dict[str, tuple[float, float]] = {"batch": (1, 2**16), "steps": STEPS, "seed": (0, 2**32 - 1)}
+DISCRIMINATOR: dict[str, tuple[float, float]] = {
+    "adversarial_weight": WEIGHT,
     "adversarial_start": (0, 10**9),
     "discriminator_width": (8, 4096),
     "discriminator_layers": (1, 8),
@@ -65,9 +65,9 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         rates = {"learning_rate": (0.0, 10.0), "min_learning_rate": (0.0, 10.0), "warmup_steps": (0, 10**9)}
         below_1 = (0.0, 1 - 1e-9)
-        _require(self, **rates, b1=below_1, b2=below_1, eps=_SHARE, weight_decay=(0.0, 10.0), clip_norm=(1e-9, 1e9))
+        require(self, **rates, b1=below_1, b2=below_1, eps=SHARE, weight_decay=(0.0, 10.0), clip_norm=(1e-9, 1e9))
         if self.decay_steps is not None:
-            _require(self, decay_steps=_STEPS)
+            require(self, decay_steps=STEPS)
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ class VQGANTrainConfig:
 
     def __post_init__(self) -> None:
         weights = ("l1", "l2", "chroma", "perceptual", "codebook", "commitment", "entropy")
-        _require(self, **_RUN, **_DISCRIMINATOR, **{f"{name}_weight": _WEIGHT for name in weights})
-        _require(self, crop=(1, 4096), autoencoder_steps=(0, self.steps), autoencoder_noise=(0.0, 100.0))
-        _require(self, degraded_share=_SHARE, ema_decay=_SHARE)
+        require(self, **RUN, **DISCRIMINATOR, **{f"{name}_weight": WEIGHT for name in weights})
+        require(self, crop=(1, 4096), autoencoder_steps=(0, self.steps), autoencoder_noise=(0.0, 100.0))
+        require(self, degraded_share=SHARE, ema_decay=SHARE)
         require_discriminated(self.crop, self.discriminator_layers, self.discriminator_width)
 
 
@@ -143,19 +143,22 @@ class LanguageModelTrainConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
     def __post_init__(self) -> None:
-        _require(self, **_RUN, drift=(0.0, 100.0), ema_decay=_SHARE)
+        require(self, **RUN, drift=(0.0, 100.0), ema_decay=SHARE)
 
 
 @dataclass(frozen=True)
-class DecoderTrainConfig:
-    """One run. Each step reads `batch` fresh crops through the encoder and `batch` tiles that were restored."""
+class AdversarialTrainConfig:
+    """One run of a network that makes pictures: see `pure_jax.train.adversarial`."""
 
     batch: int = 4
     steps: int = 2000
     seed: int = 0
     l1_weight: float = 1.0
+    """Of the mean absolute error of the pixels, which lie in [-1, 1]."""
     l2_weight: float = 10.0
+    """Of their mean squared error."""
     perceptual_weight: float = 0.1
+    """Of the perceptual distance; 0 needs no network for it."""
     adversarial_weight: float = 0.5
     """Of the adversarial gradient at the pixels, after it was made as long as that of the other terms."""
     adversarial_start: int = 200
@@ -167,5 +170,10 @@ class DecoderTrainConfig:
     )
 
     def __post_init__(self) -> None:
-        _require(self, **_RUN, **_DISCRIMINATOR, **{f"{n}_weight": _WEIGHT for n in ("l1", "l2", "perceptual")})
-        _require(self, ema_decay=_SHARE)
+        require(self, **RUN, **DISCRIMINATOR, **{f"{n}_weight": WEIGHT for n in ("l1", "l2", "perceptual")})
+        require(self, ema_decay=SHARE)
+
+
+@dataclass(frozen=True)
+class DecoderTrainConfig(AdversarialTrainConfig):
+    """One run. Each step reads `batch` fresh crops through the encoder and `batch` tiles that were restored."""

@@ -13,36 +13,21 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
 from pure_jax.config import VQGANConfig
 from pure_jax.errors import PureError
 from pure_jax.files import replacing, require_writable
-from pure_jax.infer.metrics.perceptual import perceptual_distance
+from pure_jax.train import adversarial
+from pure_jax.train.adversarial import AdversarialState
 from pure_jax.train.config import DecoderTrainConfig
-from pure_jax.train.discriminator import PatchDiscriminator
-from pure_jax.train.optimiser import adamw, averaged
 from pure_jax.vqgan import VQGAN, from_pixels
 
 PARTS = ("decoder", "post_quant_conv")
 """The parameters that are trained."""
-
-
-@flax.struct.dataclass
-class DecoderState:
-    """Everything a resumed run needs."""
-
-    step: Array
-    params: Any
-    ema: Any
-    opt_state: Any
-    disc_params: Any
-    disc_opt_state: Any
 
 
 @dataclass(frozen=True)
@@ -84,74 +69,30 @@ def batch_at(
     return crops_at(step), tiles.codes[chosen].astype(np.int32), tiles.pixels[chosen]
 
 
-def _discriminator(config: DecoderTrainConfig) -> PatchDiscriminator:
-    return PatchDiscriminator(config.discriminator_width, config.discriminator_layers)
-
-
-def init_state(vqgan_params: Any, config: DecoderTrainConfig, tile: int) -> DecoderState:
+def init_state(vqgan_params: Any, config: DecoderTrainConfig, tile: int) -> AdversarialState:
     """The trained tokenizer's decoder and a fresh discriminator for tiles of `tile` pixels."""
-    params = {name: vqgan_params[name] for name in PARTS}
-    disc_params = _discriminator(config).init(jax.random.key(config.seed), jnp.zeros((1, tile, tile, 3)))["params"]
-    tx = adamw(config.optimiser, config.steps)
-    ema = jax.tree.map(jnp.copy, params)
-    return DecoderState(jnp.zeros((), jnp.int32), params, ema, tx.init(params), disc_params, tx.init(disc_params))
+    return adversarial.init_state({name: vqgan_params[name] for name in PARTS}, config, tile)
 
 
 def make_step(
     model_config: VQGANConfig, vqgan_params: Any, config: DecoderTrainConfig, perceptual_params: Any | None
-) -> Callable[[DecoderState, tuple], tuple[DecoderState, dict[str, Array]]]:
-    """The jitted update (state, what `batch_at` gives) -> (state, metrics): decoder, EMA, then discriminator.
-
-    The adversarial gradient at the pixels is scaled to the length of the other terms' gradient there (the idea of
-    VQGAN's adaptive weight, Esser et al. 2021, Eq. 7, at the output instead of the last layer), so that its share does
-    not depend on how confident the discriminator is.
-    """
+) -> Callable[[AdversarialState, tuple], tuple[AdversarialState, dict[str, Array]]]:
+    """The jitted update (state, what `batch_at` gives) -> (state, metrics); see `pure_jax.train.adversarial.update`."""
     model: Any = VQGAN(model_config)
-    disc: Any = _discriminator(config)
-    tx = adamw(config.optimiser, config.steps)
     frozen = {name: value for name, value in vqgan_params.items() if name not in PARTS}
 
-    def fidelity(y: Array, x: Array) -> tuple[Array, dict[str, Array]]:
-        l1, l2 = jnp.abs(x - y).mean(), jnp.square(x - y).mean()
-        distances = jnp.zeros(len(x))
-        if perceptual_params is not None:
-            distances = perceptual_distance(perceptual_params, (x + 1) / 2, (y + 1) / 2)
-        loss = config.l1_weight * l1 + config.l2_weight * l2 + config.perceptual_weight * distances.mean()
-        fresh, restored = jnp.split(distances, 2)
-        return loss, {"loss": loss, "l1": l1, "perceptual_fresh": fresh.mean(), "perceptual_restored": restored.mean()}
-
-    def discriminator_loss(disc_params: Any, x: Array, y: Array) -> Array:
-        real, fake = (disc.apply({"params": disc_params}, image) for image in (x, y))
-        return 0.5 * (jax.nn.relu(1 - real).mean() + jax.nn.relu(1 + fake).mean())
-
     @jax.jit
-    def step_fn(state: DecoderState, batch: tuple) -> tuple[DecoderState, dict[str, Array]]:
+    def step_fn(state: AdversarialState, batch: tuple) -> tuple[AdversarialState, dict[str, Array]]:
         crops, restored, pixels = batch
         encoded = model.apply({"params": frozen | state.params}, from_pixels(crops), method="encode")
         codes = jnp.concatenate([encoded, restored])
         x = from_pixels(jnp.concatenate([crops, pixels]))
 
-        def decode(params: Any) -> Array:
-            return model.apply({"params": frozen | params}, codes, method="decode")
+        def decode(params: Any) -> tuple[tuple[Array, Array], dict[str, Array]]:
+            return (model.apply({"params": frozen | params}, codes, method="decode"), jnp.zeros(())), {}
 
-        y, backward = jax.vjp(decode, state.params)
-        slope, metrics = jax.grad(fidelity, has_aux=True)(y, x)
-
-        def fooled(y: Array) -> Array:
-            return -disc.apply({"params": state.disc_params}, y).mean()
-
-        adversarial_slope = jax.grad(fooled)(y)
-        scale = optax.tree.norm(slope) / (optax.tree.norm(adversarial_slope) + 1e-12)
-        begun = state.step >= config.adversarial_start
-        (grads,) = backward(slope + jnp.where(begun, config.adversarial_weight * scale, 0.0) * adversarial_slope)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = averaged(state.ema, params, state.step, config.ema_decay)
-
-        # It learns from the first step on, so that it is of use when its term begins.
-        metrics["discriminator"], grads = jax.value_and_grad(discriminator_loss)(state.disc_params, x, y)
-        updates, disc_opt = tx.update(grads, state.disc_opt_state, state.disc_params)
-        disc_params = optax.apply_updates(state.disc_params, updates)
-        return DecoderState(state.step + 1, params, ema, opt_state, disc_params, disc_opt), metrics
+        state, metrics, distances = adversarial.update(config, perceptual_params, state, x, decode)
+        fresh, own = jnp.split(distances, 2)
+        return state, metrics | {"perceptual_fresh": fresh.mean(), "perceptual_restored": own.mean()}
 
     return step_fn

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from pure_jax.config import SamplingConfig
 from pure_jax.files import replacing
 from pure_jax.infer.evaluate import Evaluation, evaluate, format_table
 from pure_jax.infer.metrics.niqe import load_niqe_params
@@ -27,7 +26,6 @@ from pure_jax.train.data.degrade import degrade_folder
 from pure_jax.train.data.descriptions import ASPECTS, aspects, describe
 from pure_jax.train.data.labels import Thresholds, levels
 from pure_jax.train.data.records import SCALE
-from pure_jax.train.recipes import Recipe
 
 console = Console(stderr=True)
 
@@ -56,33 +54,45 @@ class Measuring:
     def evaluate(self, pairs: Path, restorer: Any) -> Evaluation:
         return evaluate(pairs, restorer, scale=SCALE, seed=self.seed, **self.networks)
 
-    def choose_sampling(self, model: Model, recipe: Recipe, pairs: Path, path: Path, deadline: float | None) -> bool:
-        """Try the recipe's settings on pairs; `path` gets their figures, and the choice when all are there.
+    def choose_sampling(
+        self,
+        model: Any,
+        settings: Sequence[dict[str, float]],
+        largest_psnr_loss: float,
+        pairs: Path,
+        path: Path,
+        deadline: float | None,
+    ) -> bool:
+        """Try settings (fields of the model's sampling) on pairs; `path` gets their figures, and the choice when all
+        are there.
 
-        Of the settings that lose at most `largest_psnr_loss` against bicubic, the one nearest to the photos by the
+        Of those that lose at most `largest_psnr_loss` dB against bicubic, the one nearest to the photos by the
         perceptual distance is chosen. Returns False where the deadline came first; settings that were tried stay.
         """
         done = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"tried": []}
         if "chosen" in done:
             return True
         tried: list[dict[str, float]] = done["tried"]
-        settings = [(t, k) for t in recipe.temperatures for k in recipe.top_k]
-        for temperature, k_max in settings[len(tried) :]:
+        for setting in settings[len(tried) :]:
             if deadline is not None and time.monotonic() > deadline:
                 return False
-            sampling = replace(recipe.model.sampling, temperature=temperature, k_max=k_max)
+            sampling = replace(model.config.sampling, **setting)
             result = self.evaluate(pairs, Restorer(replace(model, config=replace(model.config, sampling=sampling))))
             figures = {name: result.mean("ours", name) or 0.0 for name in ("psnr_y", "perceptual", "niqe")}
             bicubic = {"bicubic_psnr_y": result.mean("bicubic", "psnr_y") or 0.0}
-            tried.append({"temperature": temperature, "k_max": k_max} | figures | bicubic)
+            tried.append(setting | figures | bicubic)
             console.print(tried[-1])
             _write(path, {"tried": tried})
-        good = [t for t in tried if t["psnr_y"] >= t["bicubic_psnr_y"] - recipe.largest_psnr_loss] or tried
+        good = [t for t in tried if t["psnr_y"] >= t["bicubic_psnr_y"] - largest_psnr_loss] or tried
         _write(path, {"chosen": min(good, key=lambda entry: entry["perceptual"]), "tried": tried})
         return True
 
-    def table(self, pairs: Path, model: Model, thresholds: Thresholds) -> str:
-        """Markdown: the metrics' means, and how often the model's words were true."""
+    def table(self, pairs: Path, model: Any) -> str:
+        """Markdown: the metrics' means."""
+        return format_table(self.evaluate(pairs, Restorer(model)))
+
+    def table_with_words(self, pairs: Path, model: Model, thresholds: Thresholds) -> str:
+        """The same, and how often the model's words were true."""
         recorder = Recorder(Restorer(model))
         metrics = format_table(self.evaluate(pairs, recorder))
         words = [f"| {name} | {share:.1%} |" for name, share in true_words(pairs, recorder, thresholds).items()]
@@ -126,10 +136,10 @@ def true_words(pairs: Path, recorder: Recorder, thresholds: Thresholds) -> dict[
     return {name: round(float(np.mean(values)), 3) for name, values in hits.items()}
 
 
-def chosen_sampling(path: Path, sampling: SamplingConfig) -> SamplingConfig:
+def chosen_sampling(path: Path, sampling: Any) -> Any:
     """`sampling` with what `choose_sampling` chose."""
     chosen = json.loads(path.read_text(encoding="utf-8"))["chosen"]
-    return replace(sampling, temperature=chosen["temperature"], k_max=chosen["k_max"])
+    return replace(sampling, **{field.name: chosen[field.name] for field in fields(sampling) if field.name in chosen})
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,8 +30,13 @@ def learning_rate(config: OptimiserConfig, total_steps: int) -> optax.Schedule:
     return schedule
 
 
-def adamw(config: OptimiserConfig, total_steps: int) -> optax.GradientTransformation:
-    """Global-norm clip, then AdamW; like the original, weight decay acts on every parameter."""
+def adamw(
+    config: OptimiserConfig, total_steps: int, decays: Callable[[Any], Any] | None = None
+) -> optax.GradientTransformation:
+    """Global-norm clip, then AdamW.
+
+    decays: parameters -> a tree like them of what weight decay acts on; None: on all, as in PURE's original.
+    """
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
@@ -39,6 +45,7 @@ def adamw(config: OptimiserConfig, total_steps: int) -> optax.GradientTransforma
             b2=config.b2,
             eps=config.eps,
             weight_decay=config.weight_decay,
+            mask=decays,
         ),
     )
 

@@ -62,6 +62,7 @@ def decompose(
     given: Sequence[Array] = (),
     next_input: str = "area",
     size: tuple[int, int] | None = None,
+    flips: Sequence[Array] | None = None,
 ) -> Scaled:
     """Quantise a latent scale by scale, each from what the scales before have left of it.
 
@@ -72,6 +73,8 @@ def decompose(
             the map network's, whose errors the later scales then make good (NSARM paper, Algorithm 2).
         size: (H, W) of the latent; None: the last scale is as large.
         next_input: how the sum is made as small as the next scale, one of `pure_jax.nsarm.resize.KINDS`.
+        flips: for each scale bits, bool [batch, h, w, d], that are written wrongly, so that the scales behind make them
+            good; `bits` stay those that would have been right.
 
     Gradients flow into the total and the inputs through the codes (`quantise`), and not through the residuals.
     """
@@ -87,6 +90,8 @@ def decompose(
             assert features is not None, "there are more scales than residuals given"
             residual = resize(features - lax.stop_gradient(total), side, "area")
         codes, own = quantise(residual)
+        if flips is not None:
+            codes = bits_to_codes(own ^ flips[i])
         total = total + resize(codes, size, "linear")
         residuals.append(residual)
         bits.append(own)

@@ -112,7 +112,7 @@ def test_two_runs_in_one_folder_are_refused(photos, run):
 
 
 def test_the_card_names_the_command_so_that_it_can_be_given_again():
-    command = TrainDemo(Path("my photos"), hours=0.5, lm_steps=9)
+    command = TrainDemo(Path("my photos"), hours=0.5, steps=("lm=9", "vqgan=8"))
     words = shlex.split(command.words())
     assert words[:3] == ["pure", "train", "demo"]
     assert tyro.cli(TrainDemo, args=words[3:]) == command

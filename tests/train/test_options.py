@@ -26,7 +26,8 @@ from pure_jax.__main__ import main
         ("vqgan --photos x --steps 5 --autoencoder-steps 6", "autoencoder_steps is 6, but it must lie in 0 ... 5"),
         ("vqgan --photos x --degraded-share 2", "degraded_share is 2"),
         ("vqgan --photos x --l1-weight -1", "l1_weight is -1"),
-        ("demo --photos x --recipe tiny --lm-steps 0", "steps is 0"),
+        ("demo --photos x --recipe tiny --steps lm=0", "steps is 0"),
+        ("demo --photos x --recipe tiny --steps lm=5 vae=9", "'vae=9' is no number of steps; write NETWORK=NUMBER"),
         ("demo --photos x --recipe tiny --val-names absent.txt", "cannot read absent.txt as text"),
     ],
 )

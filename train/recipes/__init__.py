@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pure_jax.config import ModelConfig, demo, tiny
+from pure_jax.errors import PureError
 from pure_jax.train.config import DecoderTrainConfig, LanguageModelTrainConfig, OptimiserConfig, VQGANTrainConfig
 
 
@@ -113,6 +116,21 @@ def tiny_recipe() -> Recipe:
         top_k=(8.0, 16.0),
         evaluation_crop=64,
     )
+
+
+def with_steps(recipe: Any, steps: Sequence[str], networks: Collection[str]) -> Any:
+    """The recipe with other numbers of steps, each written NETWORK=NUMBER, of these networks.
+
+    Raises:
+        PureError: there is no such network, or it is no number; what the network's options refuse.
+    """
+    for text in steps:
+        name, _, number = text.partition("=")
+        if name not in networks or not number.isdecimal():
+            raise PureError(f"{text!r} is no number of steps; write NETWORK=NUMBER, with one of {', '.join(networks)}")
+        own = dataclasses.replace(getattr(recipe, name), steps=int(number))
+        recipe = dataclasses.replace(recipe, **{name: own})
+    return recipe
 
 
 RECIPES = {"demo": demo_recipe, "tiny": tiny_recipe}

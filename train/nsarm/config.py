@@ -1,0 +1,110 @@
+"""Configurations of NSARM's training, apart from the code so that a command line is parsed without loading jax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pure_jax.errors import PureError
+from pure_jax.train.config import RUN, SHARE, WEIGHT, AdversarialTrainConfig, OptimiserConfig, require
+
+MAP_LOSSES = ("squares", "bits")
+DEGRADATIONS = ("real-esrgan", "mild", "light")
+"""Names of `pure_jax.train.data.degradation.PRESETS`; light is one stage of Real-ESRGAN's."""
+
+
+@dataclass(frozen=True)
+class VAETrainConfig(AdversarialTrainConfig):
+    """The bitwise tokenizer's run; each step sees `batch` crops of a model's tile."""
+
+    steps: int = 4000
+    adversarial_start: int = 2000
+    commitment_weight: float = 0.25
+    """Of the features' mean squared distance to the sum of the scales so far, over scales."""
+    entropy_weight: float = 0.1
+    """Of (a bit's mean entropy - the entropy of its mean): bits that are sure, and used."""
+    inverse_temperature: float = 10.0
+    """Of the probabilities for that; Infinity's is 100."""
+    degraded_share: float = 0.15
+    """Share of crops that are shown degraded and must be reproduced as such: the tokenizer reads LQ pictures too."""
+    optimiser: OptimiserConfig = field(
+        default_factory=lambda: OptimiserConfig(
+            1e-3, 2e-5, warmup_steps=50, decay_steps=1000, weight_decay=0.0, clip_norm=1.0
+        )
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, commitment_weight=WEIGHT, entropy_weight=WEIGHT, inverse_temperature=(1e-3, 1e4))
+        require(self, degraded_share=SHARE)
+
+
+@dataclass(frozen=True)
+class MapTrainConfig:
+    """Stage 1: the map network alone, against the ground truth's residuals (NSARM paper, Eq. 4)."""
+
+    batch: int = 196
+    steps: int = 100_000
+    seed: int = 0
+    loss: str = "squares"
+    """squares: mean squared error of the residuals; bits: logistic loss of their signs, all that is used of them."""
+    degradation: str = "real-esrgan"
+    """One of DEGRADATIONS."""
+    sharpen: bool = True
+    """Sharpen the photo before it is degraded; what is to be restored stays as it is."""
+    optimiser: OptimiserConfig = field(
+        default_factory=lambda: OptimiserConfig(
+            2e-5, 2e-5, warmup_steps=0, b1=0.9, b2=0.97, weight_decay=0.005, clip_norm=5.0
+        )
+    )
+
+    def __post_init__(self) -> None:
+        require(self, **RUN)
+        _one_of("loss", self.loss, MAP_LOSSES)
+        _one_of("degradation", self.degradation, DEGRADATIONS)
+
+
+@dataclass(frozen=True)
+class ScalesTrainConfig:
+    """Stage 2: both networks, on the map network's scales and the ground truth's residuals after them (Algorithm 2)."""
+
+    batch: int = 32
+    steps: int = 40_000
+    seed: int = 0
+    first_scored: int | None = None
+    """The first scale, counted from 0, whose bits are scored; None: the first that the transformer draws. 0 scores the
+    map network's own bits too."""
+    reweight: bool = True
+    """Weight a scale by its side instead of its number of tokens."""
+    next_input: str | None = None
+    """How what is written so far is made as small as the next scale, in training: "area", "linear", or None as at
+    inference."""
+    hidden_share: float = 0.1
+    """Share of captions that are not told."""
+    largest_flip: float = 0.0
+    """Bitwise self-correction (Infinity): a scale's bits are flipped with a probability drawn from 0 up to this, and
+    later scales make it good. 0.3 in Infinity; none in NSARM's last run, as its name says."""
+    train_map: bool = True
+    """Let the loss reach the map network, through the quantiser."""
+    degradation: str = "real-esrgan"
+    sharpen: bool = True
+    """Both as in stage 1."""
+    ema_decay: float = 0.0
+    """Of the averaged weights that are exported; 0 exports the last ones."""
+    optimiser: OptimiserConfig = field(
+        default_factory=lambda: OptimiserConfig(
+            4e-5, 4e-5, warmup_steps=0, b1=0.9, b2=0.97, weight_decay=0.005, clip_norm=5.0
+        )
+    )
+
+    def __post_init__(self) -> None:
+        require(self, **RUN, hidden_share=SHARE, largest_flip=(0.0, 0.5), ema_decay=SHARE)
+        _one_of("degradation", self.degradation, DEGRADATIONS)
+        if self.first_scored is not None:
+            require(self, first_scored=(0, 63))
+        if self.next_input is not None:
+            _one_of("next_input", self.next_input, ("area", "linear"))
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise PureError(f"{name} is {value!r}, but it must be one of {', '.join(known)}")
