@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax
@@ -33,6 +34,7 @@ def _discriminator(config: AdversarialTrainConfig) -> PatchDiscriminator:
     return PatchDiscriminator(config.discriminator_width, config.discriminator_layers)
 
 
+@partial(jax.jit, static_argnames=("config", "side"))
 def init_state(params: Any, config: AdversarialTrainConfig, side: int) -> AdversarialState:
     """From these parameters on, with a fresh discriminator for pictures of `side` pixels."""
     disc_params = _discriminator(config).init(jax.random.key(config.seed), jnp.zeros((1, side, side, 3)))["params"]

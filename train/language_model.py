@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import flax
@@ -125,6 +126,7 @@ def drifted(
     return moved
 
 
+@partial(jax.jit, static_argnames=("config", "train", "vocabulary"))
 def init_state(
     config: ModelConfig, train: LanguageModelTrainConfig, vocabulary: Vocabulary, codebook: np.ndarray
 ) -> LanguageModelState:

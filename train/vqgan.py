@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def assignment_entropy(z: Array, codebook: Array, temperature: float = 0.01) -> 
     return -(p * log_p).sum(-1).mean() + (mean_p * jnp.log(mean_p + 1e-5)).sum()
 
 
+@partial(jax.jit, static_argnames=("model_config", "config"))
 def init_state(model_config: VQGANConfig, config: VQGANTrainConfig) -> VQGANState:
     """Fresh weights and optimiser states."""
     keys = jax.random.split(jax.random.key(config.seed))

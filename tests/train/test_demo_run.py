@@ -16,8 +16,9 @@ from PIL import Image
 import pure_jax
 from pure_jax.errors import PureError
 from pure_jax.train.command import TrainDemo
-from pure_jax.train.demo import DemoRun, TimeIsUp
+from pure_jax.train.demo import DemoRun
 from pure_jax.train.recipes import tiny_recipe
+from pure_jax.train.staged import TimeIsUp
 
 pytestmark = pytest.mark.slow
 

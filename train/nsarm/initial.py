@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,10 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax import Array
 
+from pure_jax.nsarm.conditioning import Captions
 from pure_jax.nsarm.config import NsarmConfig, TransformerConfig
+from pure_jax.nsarm.map_network import MapNetwork
+from pure_jax.nsarm.transformer import Transformer
 
 SMALL_HEAD_ADA, SMALL_HEAD, SMALL_ADA, SMALL_GAMMA = 1e-3, 0.02, 1e-3, 5e-6
 NULL_TEXT_STD = 1.2
@@ -53,15 +57,12 @@ def _cut(key: Array, shape: tuple[int, ...], std: float) -> Array:
     return jax.random.truncated_normal(key, -2.0, 2.0, shape) * std
 
 
+@partial(jax.jit, static_argnames=("config", "networks", "seed"))
 def initial_params(config: NsarmConfig, networks: tuple[str, ...], seed: int) -> dict[str, Any]:
     """Fresh float32 parameters of "transformer" and "map_network".
 
     The map network's are Linen's defaults, its published ones being unknown.
     """
-    from pure_jax.nsarm.conditioning import Captions
-    from pure_jax.nsarm.map_network import MapNetwork
-    from pure_jax.nsarm.transformer import Transformer
-
     keys = jax.random.split(jax.random.key(seed), 3)
     params: dict[str, Any] = {}
     if "map_network" in networks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax
@@ -45,6 +46,7 @@ Step = Callable[[NsarmState, Pairs], tuple[NsarmState, dict[str, Array]]]
 """A jitted update (state, pairs) -> (state, metrics)."""
 
 
+@partial(jax.jit, static_argnames="options")
 def init_state(params: Any, options: MapTrainConfig | ScalesTrainConfig) -> NsarmState:
     """From these parameters on."""
     opt_state = adamw(options.optimiser, options.steps, decays).init(params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from pure_jax.train.nsarm.config import VAETrainConfig
 from pure_jax.vqgan import from_pixels
 
 
+@partial(jax.jit, static_argnames=("config", "options"))
 def init_state(config: NsarmConfig, options: VAETrainConfig) -> AdversarialState:
     """Fresh weights."""
     image = jnp.zeros((1, config.vae.stride, config.vae.stride, 3))
