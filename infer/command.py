@@ -282,8 +282,9 @@ class Benchmark:
 
     model: Path | None = None
     """Model directory; by default the embedded demo model."""
-    config: Literal["pure_7b", "300m", "demo", "tiny"] | None = None
-    """Instead of a model: its sizes alone, with random weights made on the device."""
+    config: Literal["pure_7b", "300m", "demo", "tiny", "nsarm_8b", "nsarm_2b", "nsarm_tiny"] | None = None
+    """Instead of a model: its sizes alone, with random weights made on the device. Of NSARM's, each part and scale is
+    timed; --precisions, --batches, --budget and --out have a meaning then."""
     grid: str | None = None
     """Height and width of the pictures in codes, such as 64x64; by default the model's tile."""
     windows: str = "1,4,16"
@@ -331,6 +332,11 @@ class Benchmark:
             raise PureError("a model has its own configuration; give --model or --config, not both")
         if not 0 < self.budget < float("inf"):
             raise PureError(f"the budget is {self.budget} seconds, but it must be above 0")
+        if (self.config or "").startswith("nsarm") or (
+            self.config is None and pure_jax.load_config(self.model).family == "nsarm"
+        ):
+            self._run_scales()
+            return
         preset = PRESETS[self.config]() if self.config else None
 
         def subject_of(precision: str) -> Subject:
@@ -362,6 +368,46 @@ class Benchmark:
             print(json.dumps(facts(report)))
         elif not self.quiet:
             print(format_report(report))
+
+    def _run_scales(self) -> None:
+        """NSARM's parts and scales."""
+        import pure_jax
+        from pure_jax.checkpoint import compute_dtype
+        from pure_jax.files import check_output_file, replacing, require_writable
+        from pure_jax.infer.benchmark.plan import read_numbers, read_precisions
+        from pure_jax.infer.nsarm.benchmark import ScalesReport, format_reports, measure, random_model, to_json
+        from pure_jax.infer.progress import Reporter
+        from pure_jax.nsarm.presets import bare
+
+        precisions, batches = read_precisions(self.precisions), read_numbers("batches", self.batches)
+        if "int8" in precisions:
+            raise PureError("a model of the family nsarm cannot be quantised; leave int8 out")
+        for name in ("grid", "against"):
+            if getattr(self, name) is not None:
+                raise PureError(f"--{name} has no meaning for a model of the family nsarm; leave it out")
+        file = self.out / "benchmark.json" if self.out else None
+        if file:
+            require_writable(file)
+            check_output_file(file, self.overwrite)
+        reports: list[ScalesReport] = []
+        share = self.budget / (len(precisions) * len(batches))
+        with Reporter(self.quiet) as progress:
+            for precision in precisions:
+                progress("load")
+                if self.config:
+                    model = random_model(bare(self.config.removeprefix("nsarm_")), compute_dtype(precision))
+                else:
+                    model = pure_jax.load(self.model, dtype=precision)
+                for batch in batches:
+                    progress("measure", len(reports), len(precisions) * len(batches))
+                    reports.append(measure(self.config or str(self.model), model, batch, share))
+                    if file:
+                        with replacing(file) as beside:
+                            beside.write_text(to_json(reports), encoding="utf-8")
+        if self.json:
+            print(to_json(reports), end="")
+        elif not self.quiet:
+            print(format_reports(reports))
 
 
 def _same_file(a: Path, b: Path) -> bool:

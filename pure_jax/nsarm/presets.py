@@ -52,6 +52,20 @@ def with_size(config: NsarmConfig, size: str) -> NsarmConfig:
     return dataclasses.replace(config, sides=SIDES_1M[: SIZES[size]])
 
 
+PROMPT_TOKENS = 14
+"""Of the fixed prompt, about."""
+
+
+def bare(name: str) -> NsarmConfig:
+    """Sizes for random weights: "8b" or "2b" as published, with a prompt's features instead of T5; or "tiny".
+
+    Layers are scanned except in the last, as they compile faster.
+    """
+    if name == "tiny":
+        return dataclasses.replace(tiny(), prompt_length=3)
+    return NsarmConfig(transformer=transformer_preset(name), prompt_length=PROMPT_TOKENS)
+
+
 def tiny() -> NsarmConfig:
     """For tests: every part is there, nothing is large. 8 pixels are made 32: 5 scales, of which T writes 3."""
     return NsarmConfig(
