@@ -123,24 +123,27 @@ class Compare:
     """Replace that file if it exists already."""
 
     def run(self) -> None:
-        import json
-
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         from pure_jax.checkpoint import demo_directory
-        from pure_jax.convert import jax_runner
         from pure_jax.convert.compare import compare, format_report, open_side, read_square, require_same_sizes, to_json
-        from pure_jax.files import check_output_file, replacing
+        from pure_jax.files import check_output_file
 
         if self.json is not None:
             check_output_file(self.json, self.overwrite)
         parts: dict[str, Any] = {"vqgan": self.vqgan, "vqgan_weights": self.vqgan_weights, "tokenizer": self.tokenizer}
         a, b = (open_side(source, self.revision, **parts) for source in (self.a, self.b))
-        if a.runner is b.runner is jax_runner:
+        if a.native and b.native:
             for option, value in parts.items():
                 if value is not None:
                     raise PureError(f"neither {self.a} nor {self.b} is a PyTorch model; leave {option} out")
+        families = [side.checkpoint.config.family for side in (a, b)]
+        if families[0] != families[1]:
+            raise PureError(f"{self.a} is of the family {families[0]}, {self.b} of {families[1]}; compare two of one")
+        if families[0] == "nsarm":
+            self._compare_scales(a, b)
+            return
         require_same_sizes(a, b)
         unit = a.checkpoint.vocabulary.codes_per_grid * a.checkpoint.config.vqgan.stride
         pixels = read_square(self.image or demo_directory() / "sample.png", self.size, unit)
@@ -149,9 +152,30 @@ class Compare:
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("computing", total=2 * (a.checkpoint.config.transformer.num_layers + 3))
             report = compare(a, b, pixels, self.dtype, lambda: bar.advance(task))
+        self._conclude(to_json(report), format_report(report), bool(report.failed))
+
+    def _compare_scales(self, a: Any, b: Any) -> None:
+        """Two models of NSARM's family, on a picture of their own sizes."""
+        from pure_jax.checkpoint import demo_directory
+        from pure_jax.convert.compare import read_square
+        from pure_jax.convert.nsarm.compare import Inputs, compare, format_report, to_json
+
+        if self.dtype != "float32":
+            raise PureError(f"models of the family nsarm are compared in float32; leave --dtype {self.dtype} out")
+        config, image = a.checkpoint.config, self.image or demo_directory() / "sample.png"
+        low, high = (read_square(image, side, 1) for side in (config.low_quality_size, config.tile_size))
+        first, second = ((side.name, side.checkpoint, side.runner) for side in (a, b))
+        report = compare(first, second, Inputs(low, high))
+        self._conclude(to_json(report), format_report(report), bool(report.failed))
+
+    def _conclude(self, facts: dict[str, Any], text: str, failed: bool) -> None:
+        import json
+
+        from pure_jax.files import replacing
+
         if self.json is not None:
             with replacing(self.json) as temporary:
-                temporary.write_text(json.dumps(to_json(report), indent=2) + "\n", encoding="utf-8")
-        print(format_report(report))
-        if report.failed:
+                temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        print(text)
+        if failed:
             raise SystemExit(1)

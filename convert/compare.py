@@ -18,6 +18,7 @@ from PIL import Image
 from pure_jax.checkpoint import Checkpoint
 from pure_jax.convert import jax_runner, torch_runner
 from pure_jax.convert.layouts import layout_of
+from pure_jax.convert.nsarm import compare as nsarm
 from pure_jax.convert.opening import find, open_model
 from pure_jax.errors import PureError
 from pure_jax.sequence import prompt_ids
@@ -76,7 +77,13 @@ class Side:
 
     name: str
     checkpoint: Checkpoint
-    runner: Runner
+    runner: Any
+    """Of PURE's family a `Runner`; of NSARM's one of `pure_jax.convert.nsarm.compare`."""
+    native: bool
+
+
+RUNNERS: dict[str, tuple[Any, Any]] = {"pure": (jax_runner, torch_runner), "nsarm": (nsarm.by_jax, nsarm.by_torch)}
+"""By family: who computes a model directory of this library, and who PyTorch files."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +164,10 @@ def open_side(
     native = layout_of(path) is None
     parts = {} if native else {"vqgan": vqgan, "vqgan_weights": vqgan_weights, "tokenizer": tokenizer}
     checkpoint = open_model(path, **parts).checkpoint
-    if checkpoint.config.family != "pure":
-        raise PureError(f"{name} is a model of the family {checkpoint.config.family}; only PURE's can be compared")
-    return Side(name, checkpoint, jax_runner if native else torch_runner)
+    if checkpoint.config.family not in RUNNERS:
+        raise PureError(f"{name} is a model of the family {checkpoint.config.family}, which cannot be compared")
+    by_jax, by_torch = RUNNERS[checkpoint.config.family]
+    return Side(name, checkpoint, by_jax if native else by_torch, native)
 
 
 def require_same_sizes(a: Side, b: Side) -> None:

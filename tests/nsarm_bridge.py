@@ -1,4 +1,4 @@
-"""From the PyTorch networks of `tests.torch_nsarm` to parameters of this library, through the converter's tables."""
+"""From the PyTorch networks of the parity report to parameters of this library, through the converter's tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny NSARM models: the PyTorch networks of `tests.torch_nsarm` with random weights, and the same in this library."""
+"""Tiny NSARM models: the PyTorch networks of the parity report with random weights, and the same in this library."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import T5Config, T5EncoderModel
 
+from pure_jax.convert.nsarm import torch_networks
 from pure_jax.convert.nsarm.names import MAP_PREFIX, TRANSFORMER_ROWS, map_rows, vae_rows
 from pure_jax.convert.tables import from_torch
 from pure_jax.nsarm.config import NsarmConfig, TextConfig
@@ -21,7 +22,6 @@ from pure_jax.nsarm.model import NsarmModel
 from pure_jax.nsarm.presets import tiny
 from pure_jax.nsarm.shapes import network_shapes
 from pure_jax.transformer import stack_layers
-from tests import torch_nsarm
 from tests.nsarm_bridge import lazy, nested
 
 PROMPT_LENGTH = 3
@@ -31,8 +31,8 @@ class Pair(NamedTuple):
     """The same weights twice."""
 
     model: NsarmModel
-    infinity: torch_nsarm.Infinity
-    vae: torch_nsarm.VAE
+    infinity: torch_networks.Infinity
+    vae: torch_networks.VAE
 
 
 def tiny_config(**changes: Any) -> NsarmConfig:
@@ -46,9 +46,9 @@ def tiny_config(**changes: Any) -> NsarmConfig:
 def tiny_pair(seed: int = 0, **changes: Any) -> Pair:
     """Random weights and lively logits; float32. `changes` as in `tiny_config`."""
     config = tiny_config(**changes)
-    infinity = torch_nsarm.randomised(torch_nsarm.Infinity(config), seed)
+    infinity = torch_networks.randomised(torch_networks.Infinity(config), seed)
     infinity.head.weight.data *= 3.0
-    vae = torch_nsarm.randomised(torch_nsarm.VAE(config.vae), seed + 1)
+    vae = torch_networks.randomised(torch_networks.VAE(config.vae), seed + 1)
     unrolled = dataclasses.replace(config.transformer, scan_layers=False)
     shapes = network_shapes(dataclasses.replace(config, transformer=unrolled))
     named = lazy(infinity)

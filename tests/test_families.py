@@ -133,7 +133,7 @@ def test_the_commands_take_it(directory, tmp_path, capsys):
         (["restore", "photo.png", "out.png", "--model", "toy", "--text", "A cat."], "text has no meaning"),
         (["convert", "toy", "out.png", "--to", "torch"], "of the family toy cannot be written for PyTorch"),
         (["benchmark", "--model", "toy", "--quiet"], "a model of the family toy cannot be measured here"),
-        (["compare", "toy", "toy"], "toy is a model of the family toy; only PURE's can be compared"),
+        (["compare", "toy", "toy"], "toy is a model of the family toy, which cannot be compared"),
     ],
 )
 def test_what_it_cannot_do_is_one_sentence(directory, monkeypatch, capsys, arguments, complaint):

@@ -55,7 +55,9 @@ def write_nsarm(
     if config.text_encoder is not None:
         folder = directory / TEXT_FOLDER
         folder.mkdir()
-        (folder / "config.json").write_text(json.dumps(_t5(config.text_encoder), indent=2) + "\n", encoding="utf-8")
+        (folder / "config.json").write_text(
+            json.dumps(t5_config(config.text_encoder), indent=2) + "\n", encoding="utf-8"
+        )
         (folder / "tokenizer.json").write_text(checkpoint.tokenizer_json, encoding="utf-8")
         tensors = to_torch(networks["text_encoder"], TEXT_ROWS)
         name = "model.safetensors"
@@ -63,7 +65,7 @@ def write_nsarm(
     write_manifest(directory, sums)
 
 
-def _t5(config: TextConfig) -> dict[str, object]:
+def t5_config(config: TextConfig) -> dict[str, object]:
     """transformers' configuration of it."""
     return {
         "architectures": ["T5EncoderModel"],

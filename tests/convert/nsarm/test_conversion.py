@@ -17,11 +17,11 @@ import torch
 import pure_jax
 from pure_jax.__main__ import main
 from pure_jax.config import to_dict
+from pure_jax.convert.nsarm import torch_networks
 from pure_jax.convert.nsarm.sizes import map_config, transformer_config, vae_config
 from pure_jax.convert.opening import open_model
 from pure_jax.errors import PureError
 from pure_jax.nsarm.config import MapConfig, NsarmConfig, TransformerConfig, VAEConfig
-from tests import torch_nsarm
 from tests.nsarm_models import TEXT, text_encoder, tiny_config, tiny_pair, tokenizer
 
 CONFIG = tiny_config(prompt_length=0, text_encoder=TEXT)
@@ -30,7 +30,7 @@ CONFIG = tiny_config(prompt_length=0, text_encoder=TEXT)
 def states(chunks: int = 2) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """State dicts of transformer and image tokenizer, as published: with buffers, blocks in chunks."""
     pair = tiny_pair(prompt_length=0)
-    infinity = torch_nsarm.Infinity(CONFIG, chunks)
+    infinity = torch_networks.Infinity(CONFIG, chunks)
     for own, wanted in zip(infinity.parameters(), pair.infinity.parameters(), strict=True):
         own.data = wanted.data
     return infinity.state_dict(), pair.vae.state_dict()
@@ -132,8 +132,8 @@ def test_the_converted_model_restores_and_bfloat16_is_kept(published, tmp_path):
 
 def test_the_published_sizes_are_read_off_the_tensors():
     with torch.device("meta"):
-        infinity = torch_nsarm.Infinity(NsarmConfig(), chunks=8)
-        vae = torch_nsarm.VAE(VAEConfig())
+        infinity = torch_networks.Infinity(NsarmConfig(), chunks=8)
+        vae = torch_networks.VAE(VAEConfig())
     shapes = {name: tuple(p.shape) for name, p in infinity.named_parameters()}
     own = {
         name.replace(f"block_chunks.{i}.module.{j}.", f"blocks.{5 * i + j}."): shape

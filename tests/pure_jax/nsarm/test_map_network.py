@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from pure_jax.convert.nsarm import torch_networks
 from pure_jax.convert.nsarm.names import MAP_PREFIX, map_rows
 from pure_jax.convert.tables import Row
 from pure_jax.nsarm.config import MapConfig
 from pure_jax.nsarm.map_network import MapNetwork, as_map
 from pure_jax.nsarm.schedule import SIDES_1M
 from pure_jax.nsarm.shapes import map_shapes
-from tests import torch_nsarm
 from tests.nsarm_bridge import params_of
 
 # 9 -> 4 and 9 -> 6: overlapping bins.
@@ -31,8 +31,8 @@ def test_it_has_the_published_number_of_parameters():
 
 
 @pytest.fixture(scope="module")
-def theirs() -> torch_nsarm.MapNetwork:
-    return torch_nsarm.randomised(torch_nsarm.MapNetwork(TINY, 5, list(SIDES)))
+def theirs() -> torch_networks.MapNetwork:
+    return torch_networks.randomised(torch_networks.MapNetwork(TINY, 5, list(SIDES)))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from pure_jax.convert.nsarm import torch_networks
 from pure_jax.convert.nsarm.names import TRANSFORMER_ROWS
 from pure_jax.nsarm import attention
 from pure_jax.nsarm.attention import attend, block_causal_attention, rotary
@@ -21,7 +22,6 @@ from pure_jax.nsarm.schedule import SIDES_1M, square
 from pure_jax.nsarm.shapes import transformer_shapes
 from pure_jax.nsarm.transformer import Transformer, init_cache, row_bytes
 from pure_jax.transformer import stack_layers
-from tests import torch_nsarm
 from tests.nsarm_bridge import params_of
 
 CONFIG = tiny()
@@ -54,8 +54,8 @@ def test_presets_have_the_published_numbers_of_parameters(name, count):
 
 
 @pytest.fixture(scope="module")
-def theirs() -> torch_nsarm.Infinity:
-    model = torch_nsarm.randomised(torch_nsarm.Infinity(CONFIG))
+def theirs() -> torch_networks.Infinity:
+    model = torch_networks.randomised(torch_networks.Infinity(CONFIG))
     del model.map_transformer
     model.all_blocks()[0].sa.scale_mul_1H11.data[0, 0] = 6.0  # beyond the bound
     return model

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from pure_jax.convert.nsarm.names import vae_rows
+from pure_jax.convert.nsarm.torch_networks import VAE as TorchVAE
+from pure_jax.convert.nsarm.torch_networks import randomised
 from pure_jax.nsarm.config import VAEConfig
 from pure_jax.nsarm.shapes import vae_shapes
 from pure_jax.nsarm.vae import VAE, fitting
 from tests.nsarm_bridge import params_of
-from tests.torch_nsarm import VAE as TorchVAE
-from tests.torch_nsarm import randomised
 
 TINY = VAEConfig(channels=8, channel_multipliers=(1, 2, 1), num_res_blocks=2, latent_channels=5, num_groups=4)
 

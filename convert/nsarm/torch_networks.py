@@ -1,4 +1,5 @@
-"""NSARM's networks in PyTorch, written for the tests from the description of the published files, and named as there.
+"""NSARM's networks in PyTorch, written from the description of the published files and named as there: what this
+library's networks are compared with, in `pure compare` and in the tests. Nothing else computes with them.
 
 A module's state_dict has the published names and layouts, so it is a source for the converter as well. All sizes come
 from this library's configuration. Everything is written the plain way: masks, no caches.
@@ -7,6 +8,7 @@ from this library's configuration. Everything is written the plain way: masks, n
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +60,7 @@ class Half(nn.Module):
         levels = range(len(widths)) if encodes else range(len(widths) - 1, -1, -1)
         width = widths[0] if encodes else widths[-1]
         self.conv_in = conv(3 if encodes else config.latent_channels, width)
-        stored: list[nn.Module] = [nn.Module() for _ in widths]
+        stored: list[Any] = [nn.Module() for _ in widths]
         for i in levels:
             stored[i].block = nn.ModuleList()
             for _ in range(config.num_res_blocks + (not encodes)):
@@ -70,14 +72,15 @@ class Half(nn.Module):
         self.levels = list(levels)
         setattr(self, "down" if encodes else "up", nn.ModuleList(stored))
         middle = widths[-1]
-        self.mid = nn.Module()
+        self.mid: Any = nn.Module()
         self.mid.block_1, self.mid.block_2 = ResBlock(config, middle, middle), ResBlock(config, middle, middle)
         self.norm_out = norm(config, width)
         self.conv_out = conv(width, config.latent_channels if encodes else 3)
 
     def run_levels(self, x: Tensor) -> Tensor:
         for i in self.levels:
-            level = (self.down if self.encodes else self.up)[i]
+            stored: Any = self.down if self.encodes else self.up
+            level = stored[i]
             for block in level.block:
                 x = block(x)
             if hasattr(level, "downsample"):
@@ -137,6 +140,8 @@ class MapNetwork(nn.Module):
 
 class Attention(nn.Module):
     """Self-attention with unit queries and keys, or attention to text; named as the published blocks' parts."""
+
+    zero_k_bias: Tensor
 
     def __init__(self, c: TransformerConfig, crosses: bool) -> None:
         super().__init__()
@@ -225,7 +230,7 @@ class Infinity(nn.Module):
         self.cfg_uncond = nn.Parameter(torch.zeros(c.text_length, c.text_size))
         self.pos_start = nn.Parameter(torch.zeros(1, 1, C))
         self.text_norm = nn.RMSNorm(c.text_size, c.norm_eps)
-        self.text_proj_for_sos = nn.Module()
+        self.text_proj_for_sos: Any = nn.Module()
         self.text_proj_for_sos.ca = Pool(c)
         self.text_proj_for_ca = nn.Sequential(nn.Linear(c.text_size, C), nn.GELU("tanh"), nn.Linear(C, C))
         self.lvl_embed = nn.Embedding(c.max_scales, C)
@@ -237,7 +242,7 @@ class Infinity(nn.Module):
             self.block_chunks = nn.ModuleList(
                 Wrapped("module", nn.ModuleList(Block(c) for _ in range(c.num_layers // chunks))) for _ in range(chunks)
             )
-        self.head_nm = nn.Module()
+        self.head_nm: Any = nn.Module()
         self.head_nm.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(C, 2 * C))
         self.head = nn.Linear(C, 2 * c.token_bits)
         sides = [config.patch * side for side in config.sides[: config.given_scales]]
