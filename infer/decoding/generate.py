@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from pure_jax.config import SamplingConfig
 from pure_jax.errors import PureError
 from pure_jax.infer.contract import Progress, silent
-from pure_jax.infer.decoding.contract import Decoding, Job
+from pure_jax.infer.decoding.contract import Decoding, Job, Written
 from pure_jax.infer.decoding.cost import Lengths, Network
 from pure_jax.infer.decoding.memory import fitting_batch
 from pure_jax.infer.decoding.noise import noise_of
 from pure_jax.infer.decoding.ways import usual_way
 from pure_jax.infer.decoding.windows import Windows
+from pure_jax.infer.halving import with_halved_batches
 from pure_jax.model import Model
 from pure_jax.sequence import INSTRUCTION, answer_text_ids, prompt_ids
 from pure_jax.transformer import token_bytes
-
-logger = logging.getLogger(__name__)
 
 MAX_BATCH = 64
 CACHE_BYTES = 2**30
@@ -110,23 +107,13 @@ def generate(
         batch = fitting_batch(network, lengths, memory, min(batch or MAX_BATCH, count), window)
     slots = way.image_slots(height, width)
     batch = min(batch or _fitting_batch(model, sampling, job.prompts.shape[1], slots), count)
-    decoding = decoding or usual_way(model.config.transformer, model.dtype, batch)
+    way = decoding or usual_way(model.config.transformer, model.dtype, batch)
     progress("compile", 0, 0)  # until the first codes are there, as the programs are compiled when they are called
-    while True:
-        try:
-            found = decoding.write(job, batch, lambda done: progress("restore", done, count * height * width))
-            written = dict(found)
-            break
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            if batch == 1:
-                raise PureError(
-                    "the device has too little memory for one picture; try --weights int8 --cache int8, or smaller "
-                    f"tiles ({str(error).splitlines()[0][:200]})"
-                ) from error
-            batch //= 2
-            logger.warning("the device's memory did not suffice; beginning again with %d pictures at a time", batch)
+
+    def write(batch: int) -> dict[int, Written]:
+        return dict(way.write(job, batch, lambda done: progress("restore", done, count * height * width)))
+
+    written = with_halved_batches(write, batch, "try --weights int8 --cache int8, or smaller tiles")
     answers = (written[image] for image in range(count))
     return [Answer(a.codes, a.entropy, _to_text(model, a.text), a.opened, a.passes) for a in answers]
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from pure_jax.errors import PureError
 from pure_jax.infer.contract import Progress, silent
+from pure_jax.infer.halving import with_halved_batches
 from pure_jax.infer.nsarm.passes import Networks, first_scales, prefill, write_scale
-from pure_jax.infer.nsarm.sampling import noise_of
+from pure_jax.infer.nsarm.sampling import Noise, noise_of
 from pure_jax.nsarm.conditioning import Conditioning
 from pure_jax.nsarm.config import SamplingConfig
 from pure_jax.nsarm.model import NsarmModel
@@ -54,7 +55,8 @@ def generate(
         pictures: uint8 [n, side, side, 3], side as the configuration's low_quality_size.
         about: one row; with guidance a second one, whose caption is not told.
         noise: instead of the seed's, for each drawn scale: float32 [n, tokens, bits of a token].
-        batch: pictures worked on together; None takes as many as keep the cache within 1 GiB, at most 16.
+        batch: pictures worked on together; None takes as many as keep the cache within 1 GiB, at most 16. Where the
+            device runs out of memory, half as many are tried, with a warning.
 
     Raises:
         PureError: seed or batch out of range, noise of other shapes.
@@ -72,8 +74,31 @@ def generate(
         each = rows * row_bytes(config.transformer, ends[-1], model.dtype)
         batch = max(1, min(MAX_BATCH, CACHE_BYTES // each))
     nets = Networks(config, model.vae, model.map_network, model.transformer)
-    parts: list[tuple] = []
     progress("compile", 0, 0)  # until the first scale is there, as programs are compiled when they are called
+
+    def write(batch: int) -> list[tuple]:
+        return _write(model, nets, sampling, pictures, about, draw, batch, progress)
+
+    parts = with_halved_batches(write, batch, "try another --dtype, or a smaller size of the model")
+    latents, entropies, *all_bits = (np.concatenate(own)[:count] for own in zip(*parts, strict=True))
+    return Written(latents, entropies, all_bits)
+
+
+def _write(
+    model: NsarmModel,
+    nets: Networks,
+    sampling: SamplingConfig,
+    pictures: np.ndarray,
+    about: Conditioning,
+    draw: Noise,
+    batch: int,
+    progress: Progress,
+) -> list[tuple]:
+    """(latents, entropy, *bits of each drawn scale) of all pictures, `batch` at a time."""
+    config, count, parts = model.config, len(pictures), list[tuple]()
+    ends, drawn = config.ends, range(config.given_scales, len(config.sides))
+    tokens = [ends[i] - ends[i - 1] for i in drawn]
+    rows = 2 if sampling.guided else 1
     for places in equal_parts(count, batch):
         own = about.rows(jnp.repeat(jnp.arange(rows), len(places)))
         total, inputs = first_scales(nets, model.params, pictures[places])
@@ -88,8 +113,7 @@ def generate(
             done = sum(len(part[0]) for part in parts) * sum(tokens) + len(places) * sum(tokens[: i + 1])
             progress("restore", min(done, count * sum(tokens)), count * sum(tokens))
         parts.append((np.asarray(total), np.asarray(entropy), *bits))
-    latents, entropies, *all_bits = (np.concatenate(own)[:count] for own in zip(*parts, strict=True))
-    return Written(latents, entropies, all_bits)
+    return parts
 
 
 def equal_parts(count: int, most: int) -> np.ndarray:

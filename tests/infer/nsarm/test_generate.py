@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -107,3 +108,24 @@ def test_a_batch_below_1_is_refused():
 def test_parts_are_equally_long_and_cover_all():
     assert equal_parts(5, 3).tolist() == [[0, 1, 2], [3, 4, 4]]
     assert equal_parts(2, 16).tolist() == [[0, 1]]
+
+
+def test_where_memory_runs_out_half_as_many_are_tried(monkeypatch):
+    from pure_jax.infer.nsarm import generate as module
+
+    tried, real = [], module._write
+
+    def hungry(model, nets, sampling, pictures, about, draw, batch, progress):
+        tried.append(batch)
+        if batch > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+        return real(model, nets, sampling, pictures, about, draw, batch, progress)
+
+    model = tiny_pair().model
+    pictures = np.random.default_rng(0).integers(256, size=(2, 8, 8, 3), dtype=np.uint8)
+    about = conditioning_of(model, "", False)
+    whole = module.generate(model, pictures, about, batch=2)
+    monkeypatch.setattr(module, "_write", hungry)
+    halved = module.generate(model, pictures, about, batch=2)
+    assert tried == [2, 1]
+    np.testing.assert_array_equal(halved.bits[-1], whole.bits[-1])
