@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +44,7 @@ LARGEST_SIZE = 2**24
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """Ids of one tokenizer. Compared and hashed by identity, so it may be a static argument of a jitted function.
+    """Ids of one tokenizer. It may be a static argument of a jitted function: equal ones share a compiled program.
 
     `grid_ids[n]` is the id that says "n grids along this side"; one grid spans `codes_per_grid` latent positions.
     Both maps hold -1 where there is nothing. `is_text[id]` is True for ids that ordinary text may encode to.
@@ -61,6 +63,23 @@ class Vocabulary:
     id_to_code: np.ndarray  # int32 [size]
     is_text: np.ndarray  # bool [size]
     codes_per_grid: int = 4
+
+    @cached_property
+    def _key(self) -> tuple[Any, ...]:
+        values = (getattr(self, field.name) for field in fields(self))
+        return tuple(value.tobytes() if isinstance(value, np.ndarray) else value for value in values)
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self._key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, Vocabulary) and self._hash == other._hash and self._key == other._key
+        )
 
     @property
     def codebook_size(self) -> int:

@@ -134,9 +134,11 @@ def make_step(
             + quantisation
             + config.entropy_weight * entropy
         )
-        fooling = jax.lax.cond(
-            adversarial, lambda: -disc.apply({"params": disc_params}, y).mean(), lambda: jnp.zeros(())
-        )
+        fooling = jnp.zeros(())
+        if config.adversarial_weight:
+            fooling = jax.lax.cond(
+                adversarial, lambda: -disc.apply({"params": disc_params}, y).mean(), lambda: jnp.zeros(())
+            )
         used = jnp.zeros(model_config.codebook_size).at[codes.reshape(-1)].set(1.0).mean()
         metrics = {"loss": loss, "l1": l1, "psnr": -10 * jnp.log10(l2 / 4), "chroma": chroma, "perceptual": perceptual}
         metrics |= {"quantisation": quantisation, "codes_in_batch": used, "fooling": fooling}
@@ -149,7 +151,7 @@ def make_step(
     @jax.jit
     def step_fn(state: VQGANState, crops: Array) -> tuple[VQGANState, dict[str, Array]]:
         x = from_pixels(crops)
-        adversarial = jnp.logical_and(state.step >= config.adversarial_start, config.adversarial_weight > 0)
+        adversarial = state.step >= config.adversarial_start
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         grads, (metrics, y) = jax.grad(generator_loss, has_aux=True)(
             state.params, state.disc_params, x, adversarial, key
@@ -163,9 +165,11 @@ def make_step(
             updates, opt = tx.update(grads, state.disc_opt_state, state.disc_params)
             return optax.apply_updates(state.disc_params, updates), opt, loss
 
-        disc_params, disc_opt, metrics["discriminator"] = jax.lax.cond(
-            adversarial, update_discriminator, lambda: (state.disc_params, state.disc_opt_state, jnp.zeros(()))
-        )
+        as_it_was = state.disc_params, state.disc_opt_state, jnp.zeros(())
+        judged = as_it_was
+        if config.adversarial_weight:
+            judged = jax.lax.cond(adversarial, update_discriminator, lambda: as_it_was)
+        disc_params, disc_opt, metrics["discriminator"] = judged
         return VQGANState(state.step + 1, params, ema, opt_state, disc_params, disc_opt), metrics
 
     return step_fn
