@@ -157,6 +157,9 @@ class TrainLanguageModel:
     """Steps from one checkpoint to the next."""
     allow_change: bool = False
     """Go on with these options although the run was begun with others; --steps may be raised without it."""
+    mesh: str | None = None
+    """Devices to spread over, such as data=2,fsdp=4,tensor=1, all that there are; by default the first one alone. A run
+    may go on with another mesh."""
     train: Annotated[LanguageModelTrainConfig, tyro.conf.arg(name="")] = field(default_factory=LanguageModelTrainConfig)
     interrupted: ClassVar[str] = RESUMES
 
@@ -164,8 +167,10 @@ class TrainLanguageModel:
         from pure_jax.train.data.records import load_records
         from pure_jax.train.language_model import tercile_thresholds
         from pure_jax.train.runs import Run
+        from pure_jax.train.sharding import read_mesh
         from pure_jax.train.stages import train_language_model
 
+        mesh = None if self.mesh is None else read_mesh(self.mesh)
         records = load_records(self.records)
         train_language_model(
             records,
@@ -174,7 +179,7 @@ class TrainLanguageModel:
             self.train,
             self.tokenizer,
             Run(self.vqgan).params()["quantizer"]["codebook"],
-            Run(self.out, save_every=self.save_every, allow_change=self.allow_change),
+            Run(self.out, save_every=self.save_every, allow_change=self.allow_change, mesh=mesh),
         )
 
 

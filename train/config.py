@@ -136,6 +136,14 @@ class LanguageModelTrainConfig:
     """Updates in all."""
     seed: int = 0
     """Of the initial weights and of every step's data."""
+    accumulate: int = 1
+    """Parts of a batch whose gradients are added up, one after the other; the result is that of the whole batch."""
+    z_loss: float = 0.0
+    """Of the mean square of the logits' log-sum-exp, which keeps them from growing."""
+    logit_rows: int = 0
+    """Positions of the answer whose logits are there at a time, in the backward pass too; 0: all of them."""
+    compute_dtype: str = "float32"
+    """Of matrix products: float32 or bfloat16. Parameters and optimiser are float32."""
     drift: float = 0.0
     """Moves the HQ codes that the model reads, not those it must predict: see `drifted`."""
     ema_decay: float = 0.0
@@ -144,6 +152,11 @@ class LanguageModelTrainConfig:
 
     def __post_init__(self) -> None:
         require(self, **RUN, drift=(0.0, 100.0), ema_decay=SHARE)
+        require(self, accumulate=(1, self.batch), z_loss=WEIGHT, logit_rows=(0, 10**9))
+        if self.batch % self.accumulate:
+            raise PureError(f"a batch of {self.batch} cannot be cut into {self.accumulate} equal parts (accumulate)")
+        if self.compute_dtype not in ("float32", "bfloat16"):
+            raise PureError(f"compute_dtype is {self.compute_dtype!r}, but it must be float32 or bfloat16")
 
 
 @dataclass(frozen=True)

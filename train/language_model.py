@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from einops import rearrange
 from jax import Array
 
 from pure_jax.config import ModelConfig
@@ -173,28 +174,67 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
     return jnp.where(valid, nll, 0.0), valid
 
 
+class Sums(NamedTuple):
+    """Of a batch's answer tokens; float32 []. Negative log-likelihoods by kind, z-loss, right codes."""
+
+    code_nll: Array
+    text_nll: Array
+    frame_nll: Array
+    z: Array
+    hits: Array
+
+
 def make_step(
     config: ModelConfig,
     train: LanguageModelTrainConfig,
     vocabulary: Vocabulary,
     prompt_length: int,
-    dtype: Any = jnp.float32,
+    shardings: Any = None,
 ):
     """The jitted update (state, (tokens, labels)) -> (state, metrics).
 
     The first `prompt_length` tokens of every row are the question; the head is applied behind them only. The loss is
-    the mean over all answer tokens of the batch. Code, text and frame tokens are also logged apart: frame
-    tokens soon cost nothing and would flatter the mean.
+    the mean over all answer tokens of the batch, on however many devices and in however many parts it is computed.
+    Code, text and frame tokens are also logged apart: frame tokens soon cost nothing and would flatter the mean. A step
+    whose loss or gradient is not finite leaves all but the step's number as it was, and is counted (`skipped`).
+
+    shardings: of the state, see `pure_jax.train.sharding`; with them the state that goes in is given away.
 
     Raises:
         PureError: the model is quantised.
     """
     _require_floats(config)
+    dtype = jnp.dtype(train.compute_dtype)
     net = Transformer(config.transformer, dtype)
     tx = adamw(train.optimiser, train.steps)
     is_code, is_text = jnp.asarray(vocabulary.id_to_code >= 0), jnp.asarray(vocabulary.is_text)
 
-    def loss_fn(params: Any, tokens: Array, labels: Array, key: Array):
+    def kinds(targets: Array) -> tuple[Array, Array, Array]:
+        valid = targets != IGNORE
+        codes, texts = (valid & table[jnp.where(valid, targets, 0)] for table in (is_code, is_text))
+        return codes, texts, valid & ~codes & ~texts
+
+    def sums_of(head: Array, hidden: Array, targets: Array) -> Sums:
+        logits = jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
+        nll, valid = cross_entropy(logits, targets)
+        masks = kinds(targets)
+        z = jnp.where(valid, jnp.square(jax.nn.logsumexp(logits, axis=-1)), 0).sum()
+        hits = masks[0] & (jnp.argmax(logits, axis=-1) == targets)
+        code, text, frame = (jnp.where(mask, nll, 0).sum() for mask in masks)
+        return Sums(code, text, frame, z, hits.sum().astype(jnp.float32))
+
+    def in_rows(head: Array, hidden: Array, targets: Array) -> Sums:
+        """The same, with the logits of some positions at a time; they are made once more for the gradient."""
+        rows = train.logit_rows
+        hidden, targets = (
+            jnp.pad(x, ((0, 0), (0, -x.shape[1] % rows), *[(0, 0)] * (x.ndim - 2)), constant_values=fill)
+            for x, fill in ((hidden, 0), (targets, IGNORE))
+        )
+        parts = (rearrange(x, "b (n r) ... -> n b r ...", r=rows) for x in (hidden, targets))
+        each = jax.lax.map(jax.checkpoint(lambda part: sums_of(head, *part)), tuple(parts))
+        return jax.tree.map(lambda x: x.sum(axis=0), each)
+
+    def loss_fn(params: Any, tokens: Array, labels: Array, key: Array, count: Array) -> tuple[Array, Sums]:
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         hidden, _ = net.apply(
             {"params": params},
@@ -205,26 +245,54 @@ def make_step(
             rngs={"dropout": key},
         )
         head = params["lm_head"]["kernel"].astype(dtype)
-        logits = jnp.matmul(hidden[:, prompt_length - 1 :], head, preferred_element_type=jnp.float32)
-        targets = labels[:, prompt_length:]
-        nll, valid = cross_entropy(logits, targets)
-        loss = nll.sum() / jnp.maximum(valid.sum(), 1)
-        codes, texts = (valid & table[jnp.where(valid, targets, 0)] for table in (is_code, is_text))
-        metrics = {"loss": loss}
-        for name, mask in (("code_nll", codes), ("text_nll", texts), ("frame_nll", valid & ~codes & ~texts)):
-            metrics[name] = jnp.where(mask, nll, 0).sum() / jnp.maximum(mask.sum(), 1)
-        hits = codes & (jnp.argmax(logits, axis=-1) == targets)
-        metrics["code_accuracy"] = hits.sum() / jnp.maximum(codes.sum(), 1)
-        return loss, metrics
+        sums = (in_rows if train.logit_rows else sums_of)(
+            head, hidden[:, prompt_length - 1 :], labels[:, prompt_length:]
+        )
+        return (sums.code_nll + sums.text_nll + sums.frame_nll + train.z_loss * sums.z) / count, sums
 
-    @jax.jit
+    def gradients(params: Any, tokens: Array, labels: Array, key: Array, count: Array) -> tuple[Any, Sums]:
+        if train.accumulate == 1:
+            return jax.grad(loss_fn, has_aux=True)(params, tokens, labels, key, count)
+        # Parts of every other row, so that each device has its share of every part.
+        parts = [rearrange(x, "(b a) n -> a b n", a=train.accumulate) for x in (tokens, labels)]
+
+        def add(total: Any, part: Any) -> tuple[Any, None]:
+            own_tokens, own_labels, own_key = part
+            new = jax.grad(loss_fn, has_aux=True)(params, own_tokens, own_labels, own_key, count)
+            return jax.tree.map(jnp.add, total, new), None
+
+        nothing = jax.tree.map(jnp.zeros_like, params), Sums(*[jnp.zeros(())] * len(Sums._fields))
+        return jax.lax.scan(add, nothing, (*parts, jax.random.split(key, train.accumulate)))[0]
+
     def step_fn(state: LanguageModelState, batch: tuple[Array, Array]) -> tuple[LanguageModelState, dict[str, Array]]:
+        tokens, labels = batch
         key = jax.random.fold_in(jax.random.key(train.seed), state.step)
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params, *batch, key)
+        codes, texts, frames = (mask.sum() for mask in kinds(labels[:, prompt_length:]))
+        count = jnp.maximum(codes + texts + frames, 1)
+        grads, sums = gradients(state.params, tokens, labels, key, count)
+        norm = optax.tree.norm(grads)
+        nll = (sums.code_nll + sums.text_nll + sums.frame_nll) / count
+        good = jnp.isfinite(norm) & jnp.isfinite(nll)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        metrics["grad_norm"] = optax.tree.norm(grads)
         params = optax.apply_updates(state.params, updates)
         ema = averaged(state.ema, params, state.step, train.ema_decay) if train.ema_decay else None
-        return LanguageModelState(state.step + 1, params, ema, opt_state), metrics
 
-    return step_fn
+        def kept(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+
+        new = LanguageModelState(
+            state.step + 1, kept(params, state.params), kept(ema, state.ema), kept(opt_state, state.opt_state)
+        )
+        metrics = {
+            "loss": nll + train.z_loss * sums.z / count,
+            "code_nll": sums.code_nll / jnp.maximum(codes, 1),
+            "text_nll": sums.text_nll / jnp.maximum(texts, 1),
+            "frame_nll": sums.frame_nll / jnp.maximum(frames, 1),
+            "code_accuracy": sums.hits / jnp.maximum(codes, 1),
+            "grad_norm": norm,
+        }
+        return new, {name: jnp.where(good, value, 0.0) for name, value in metrics.items()} | {"skipped": 1.0 - good}
+
+    if shardings is None:
+        return jax.jit(step_fn)
+    return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))

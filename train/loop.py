@@ -155,17 +155,20 @@ def train(
     save_every: int = 200,
     log_every: int = 10,
     deadline: float | None = None,
+    place: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> State:
     """Run `step_fn` from the newest checkpoint in `directory` up to `steps`; returns the last state.
 
     deadline: by the clock of `time.monotonic`; the first step that ends behind it is saved and is the last one.
+    place: puts a batch where the step wants it, see `pure_jax.train.sharding.spread`.
 
     `metrics.jsonl` gets one line every `log_every` steps and before every checkpoint: the means since the last line,
     and seconds per step. Values are fetched once per line, so the host never waits for the device between lines.
 
     Raises:
-        PureError: the loss is not finite (checked before saving, the last checkpoint stays); what `resumed` refuses;
-            the run is beyond `steps` already; `save_every` is below 1; the directory cannot be written.
+        PureError: the loss is not finite, or no gradient since the last line was (the last checkpoint stays); what
+            `resumed` refuses; the run is beyond `steps` already; `save_every` is below 1; the directory cannot be
+            written.
     """
     if save_every < 1:
         raise PureError(f"save_every is {save_every}, but a checkpoint is due every 1 or more steps")
@@ -181,7 +184,7 @@ def train(
             pending: list[Metrics] = []
             clock = time.perf_counter()
             for step, batch in enumerate(batches(batch_at, start, steps), start + 1):
-                state, metrics = step_fn(state, batch)
+                state, metrics = step_fn(state, place(batch))
                 pending.append(metrics)
                 # Waiting for the step would make the device wait for the host, so time may run out a step late.
                 late = deadline is not None and time.monotonic() >= deadline
@@ -190,6 +193,8 @@ def train(
                     means = {k: float(np.mean([np.asarray(m[k]) for m in pending])) for k in metrics}
                     seconds = (time.perf_counter() - clock) / len(pending)
                     _log(directory / "metrics.jsonl", {"step": step, "seconds_per_step": round(seconds, 4), **means})
+                    if means.get("skipped") == 1.0:
+                        raise PureError(f"no step up to {step} had a finite gradient; lower the learning rate")
                     if not np.isfinite(means["loss"]):
                         raise PureError(f"the loss is {means['loss']} at step {step}; lower the learning rate")
                     progress.update(task, completed=step, description=f"loss {means['loss']:.4f}")

@@ -6,13 +6,17 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from jax.sharding import Mesh
 
 from pure_jax.checkpoint import read_json
 from pure_jax.errors import PureError
 from pure_jax.files import locked, not_writable, replacing
 from pure_jax.train.loop import Batch, Metrics, State, newest_step, newest_tree, train
+from pure_jax.train.sharding import spread
 
 CONFIG = "config.json"
 STEPS = ("train.steps",)
@@ -31,6 +35,8 @@ class Run:
     save_every: int = 200
     deadline: float | None = None
     allow_change: bool | None = None
+    mesh: Mesh | None = None
+    """Devices to spread the state and each batch over; None is one device."""
 
     def held(self, config: Mapping[str, Any]) -> AbstractContextManager[None]:
         """The folder, ours for the block, and of this configuration; `train.steps` may differ."""
@@ -52,6 +58,7 @@ class Run:
             directory=self.out,
             save_every=self.save_every,
             deadline=self.deadline,
+            place=(lambda batch: batch) if self.mesh is None else partial(spread, self.mesh),
         )
 
     def reached(self, steps: int) -> bool:

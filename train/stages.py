@@ -26,6 +26,7 @@ from pure_jax.train.data.photos import Photo, random_crop
 from pure_jax.train.data.records import RecordRounds, Records
 from pure_jax.train.loop import resumed
 from pure_jax.train.runs import Run
+from pure_jax.train.sharding import born_sharded, state_shardings
 from pure_jax.vocabulary import load_vocabulary
 from pure_jax.vqgan import l2_normalize
 
@@ -94,8 +95,11 @@ def train_language_model(
     model = {name: value for name, value in to_dict(config).items() if name != "sampling"}
     with run.held({"model": model, "train": asdict(options), "thresholds": asdict(thresholds)}):
         save_thresholds(run.out / THRESHOLDS, thresholds)
-        state = language_model.init_state(config, options, vocabulary, codebook)
-        step_fn = language_model.make_step(config, options, vocabulary, prompt_length)
+        make = partial(language_model.init_state, config, options, vocabulary, codebook)
+        state, shardings = make() if run.mesh is None else born_sharded(make, run.mesh), None
+        if run.mesh is not None:
+            shardings = state_shardings(run.mesh, state)
+        step_fn = language_model.make_step(config, options, vocabulary, prompt_length, shardings)
         return int(run.train(state, step_fn, batch_at, options.steps).step) >= options.steps
 
 

@@ -112,6 +112,12 @@ def test_finished_runs_stay_as_they_are(home):
         Export(home / "model", home / "tokenizer.json", home / "vqgan", home / "lm", preset="mini").run()
 
 
+def test_a_run_goes_on_over_a_mesh(home, files):
+    out = shutil.copytree(home / "lm", home / "meshed")
+    main(["train", "lm", *map(str, [*files, "--out", out, *FEW, "--steps", 3, "--mesh", "data=1"])])
+    assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 3
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [

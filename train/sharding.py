@@ -1,0 +1,79 @@
+"""A training state over the devices of a mesh: parameters and what the optimiser keeps of them by one table, batches
+by their rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pure_jax.errors import PureError
+from pure_jax.sharding import MESH_AXES, make_mesh, parameter_sharding
+
+ROWS = ("data", "fsdp")
+"""Mesh axes that a batch is split over."""
+
+
+def read_mesh(text: str) -> Mesh:
+    """ "data=2,fsdp=4" -> a mesh of all devices; an axis that is not named has one.
+
+    Raises:
+        PureError: it is no such list, or there are other numbers of devices.
+    """
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\w+)=([0-9]{1,6})\s*", part)
+        if match is None or match[1] not in MESH_AXES or match[1] in sizes:
+            raise PureError(f"the mesh is {text!r}; write it as data=2,fsdp=4, with axes of {', '.join(MESH_AXES)}")
+        sizes[match[1]] = int(match[2])
+    return make_mesh(sizes.get("data", 1), sizes.get("fsdp", 1), sizes.get("tensor", 1))
+
+
+def state_shardings(mesh: Mesh, state: Any, network: str = "transformer") -> Any:
+    """Shardings like `state` (arrays or shapes). A leaf below a parameter's path lies as that parameter does, be it the
+    parameter, its average or the optimiser's moments; all others are whole everywhere.
+
+    network: of which the paths in the state are; "" where they begin with a network's name.
+
+    Raises:
+        PureError: an axis cannot be split over the mesh.
+    """
+
+    def of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        if not names:
+            return NamedSharding(mesh, PartitionSpec())
+        return parameter_sharding(mesh, ".".join([network, *names] if network else names), leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(of, state)
+
+
+def born_sharded(make: Callable[[], Any], mesh: Mesh) -> Any:
+    """make() as one compiled program whose results lie where they belong from the beginning; nothing is whole before.
+
+    make: gives a training state; without arguments.
+    """
+    shardings = state_shardings(mesh, jax.eval_shape(make))
+    return jax.jit(make, out_shardings=shardings)()
+
+
+def spread(mesh: Mesh, batch: Any) -> Any:
+    """Arrays [rows, ...] split by their rows; every process needs to have what its own devices get, and may have all.
+
+    Raises:
+        PureError: the rows cannot be split over the mesh.
+    """
+    parts = int(np.prod([mesh.shape[axis] for axis in ROWS]))
+
+    def put(array: np.ndarray) -> jax.Array:
+        if len(array) % parts:
+            raise PureError(f"a batch of {len(array)} cannot be split over {parts} devices; choose a multiple of them")
+        return jax.make_array_from_callback(
+            array.shape, NamedSharding(mesh, PartitionSpec(ROWS)), lambda index: array[index]
+        )
+
+    return jax.tree.map(put, batch)
