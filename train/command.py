@@ -310,6 +310,31 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """Draw what a training run has logged: losses, accuracies, learning rate, gradients, over the steps."""
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """--out of a network's training, or one of the folders in that of `pure train demo`."""
+    out: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[OUT]")] = None
+    """PNG file; by default metrics.png in the run's folder."""
+    overwrite: bool = False
+    """Replace a file that is not the default one."""
+
+    def run(self) -> None:
+        from pure_jax.files import refuse_existing, require_writable
+        from pure_jax.train.plot import plot_run, read_metrics
+
+        read_metrics(self.run_folder)
+        out = self.out or self.run_folder / "metrics.png"
+        if self.out is not None:
+            if out.suffix.lower() != ".png":
+                raise PureError(f"the plot {str(out)!r} must be a .png file")
+            refuse_existing(out, self.overwrite)
+        require_writable(out)
+        print(f"{out}: {', '.join(plot_run(self.run_folder, out))}")
+
+
+@dataclass(frozen=True)
 class Degrade:
     """Make a test set: degrade a folder of photos with the Real-ESRGAN pipeline (training draws from the same)."""
 

@@ -19,7 +19,7 @@ from pure_jax.sequence import IGNORE, degradation_sentence, training_example
 from pure_jax.train.config import LanguageModelTrainConfig
 from pure_jax.train.data.labels import Thresholds, levels
 from pure_jax.train.data.records import RecordRounds, Records
-from pure_jax.train.optimiser import adamw, averaged
+from pure_jax.train.optimiser import adamw, averaged, learning_rate
 from pure_jax.transformer import Transformer
 from pure_jax.vocabulary import Vocabulary
 
@@ -290,6 +290,7 @@ def make_step(
             "frame_nll": sums.frame_nll / jnp.maximum(frames, 1),
             "code_accuracy": sums.hits / jnp.maximum(codes, 1),
             "grad_norm": norm,
+            "learning_rate": learning_rate(train.optimiser, train.steps)(state.step),
         }
         return new, {name: jnp.where(good, value, 0.0) for name, value in metrics.items()} | {"skipped": 1.0 - good}
 
