@@ -54,7 +54,7 @@ def same(state):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(wanted), rtol=0, atol=1e-6)
 
 
-meshes = ["data=8", "data=4,fsdp=2", "fsdp=4,tensor=2", "data=2,tensor=4"]
+meshes = ["data=8", "data=4,fsdp=2", "fsdp=2,tensor=4"]
 for text in meshes:
     mesh = read_mesh(text)
     state = born_sharded(make, mesh)
