@@ -161,3 +161,11 @@ def test_what_is_installed_is_imported():
     imported = {name.partition(".")[0] for file in files for name in names_in(file.read_text(encoding="utf-8"))}
     assert modules - imported == set()
     assert set(extras) == {"cuda", "tpu", "train", "convert", "eval", "dev"}  # a new one is to be looked at here
+
+
+def test_no_file_has_the_marks_of_an_unfinished_merge():
+    for folder in ("pure_jax", "convert", "infer", "train", "tests", "docs"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".md"):
+                lines = path.read_text(encoding="utf-8").splitlines()
+                assert not [line for line in lines if line.startswith(("<" * 7 + " ", ">" * 7 + " "))], path
