@@ -79,7 +79,11 @@ class Side:
     checkpoint: Checkpoint
     runner: Any
     """Of PURE's family a `Runner`; of NSARM's one of `pure_jax.convert.nsarm.compare`."""
-    native: bool
+
+    @property
+    def native(self) -> bool:
+        """This library computes it."""
+        return self.runner is RUNNERS[self.checkpoint.config.family][0]
 
 
 RUNNERS: dict[str, tuple[Any, Any]] = {"pure": (jax_runner, torch_runner), "nsarm": (nsarm.by_jax, nsarm.by_torch)}
@@ -167,7 +171,7 @@ def open_side(
     if checkpoint.config.family not in RUNNERS:
         raise PureError(f"{name} is a model of the family {checkpoint.config.family}, which cannot be compared")
     by_jax, by_torch = RUNNERS[checkpoint.config.family]
-    return Side(name, checkpoint, by_jax if native else by_torch, native)
+    return Side(name, checkpoint, by_jax if native else by_torch)
 
 
 def require_same_sizes(a: Side, b: Side) -> None:
