@@ -281,7 +281,10 @@ def make_step(
             return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
 
         new = LanguageModelState(
-            state.step + 1, kept(params, state.params), kept(ema, state.ema), kept(opt_state, state.opt_state)
+            state.step + 1,
+            kept(params, state.params),
+            kept(ema, state.ema) if train.ema_decay else None,
+            kept(opt_state, state.opt_state),
         )
         metrics = {
             "loss": nll + train.z_loss * sums.z / count,
