@@ -109,9 +109,7 @@ class Restore:
                     f"the entropy map {str(entropy_map)!r} would replace the photo; give it a name of its own"
                 )
             refuse_existing(entropy_map, self.overwrite)
-        # Only what was said: a family need not know the others' options.
-        names = ("text", "faithful", "decode", "fast", "window", "draft")
-        options = {name: getattr(self, name) for name in names if getattr(self, name) not in ("", False, None)}
+        options = _said(self, "text", "faithful", "decode", "fast", "window", "draft")
         precision: dict[str, Any] = {"weights": self.weights, "cache": self.cache}
         chosen: dict[str, str] = {}
         if self.captions is not None:
@@ -235,8 +233,7 @@ class Evaluate:
         if self.save_images is not None and self.save_images.is_dir() and any(self.save_images.iterdir()):
             refuse_existing(self.save_images, self.overwrite)
         niqe_params = load_niqe_params(self.niqe)
-        way = {name: getattr(self, name) for name in ("decode", "fast", "window")}
-        way = {name: value for name, value in way.items() if value not in (False, None)}
+        way = _said(self, "decode", "fast", "window")
         with Reporter(self.quiet) as report:
             report("load")
             model = pure_jax.load(self.model, weights=self.weights, cache=self.cache)
@@ -332,6 +329,7 @@ class Benchmark:
             raise PureError("a model has its own configuration; give --model or --config, not both")
         if not 0 < self.budget < float("inf"):
             raise PureError(f"the budget is {self.budget} seconds, but it must be above 0")
+        jax.config.update("jax_enable_compilation_cache", False)  # compile times are to be those of a first call
         if (self.config or "").startswith("nsarm") or (
             self.config is None and pure_jax.load_config(self.model).family == "nsarm"
         ):
@@ -344,7 +342,6 @@ class Benchmark:
                 return bare_precision(preset, precision)
             return loaded(pure_jax.load(self.model, **precision_options(precision)))
 
-        jax.config.update("jax_enable_compilation_cache", False)  # compile times are to be those of a first call
         plan = Plan(
             read_grid(self.grid) if self.grid else None,
             read_precisions(self.precisions),
@@ -408,6 +405,12 @@ class Benchmark:
             print(to_json(reports), end="")
         elif not self.quiet:
             print(format_reports(reports))
+
+
+def _said(command: Any, *names: str) -> dict[str, Any]:
+    """Of these options those that the user has given a value: a family need not know the others'. 0 is a value."""
+    values = {name: getattr(command, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None and value is not False and value != ""}
 
 
 def _same_file(a: Path, b: Path) -> bool:
