@@ -19,7 +19,7 @@ from pure_jax.convert.command import Compare, Convert, Quantize
 from pure_jax.errors import PureError
 from pure_jax.files import not_writable
 from pure_jax.infer.command import Benchmark, Evaluate, Restore
-from pure_jax.train.command import Degrade, Plot, Train
+from pure_jax.train.command import Compile, Degrade, Plot, Train
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "restore": Restore,
@@ -28,6 +28,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compare": Compare,
     "train": Train,
     "plot": Plot,
+    "compile": Compile,
     "degrade": Degrade,
     "evaluate": Evaluate,
     "benchmark": Benchmark,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pure_jax.config import require_one_of
 from pure_jax.errors import PureError
 
 
@@ -126,6 +127,31 @@ class VQGANTrainConfig:
         require_discriminated(self.crop, self.discriminator_layers, self.discriminator_width)
 
 
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adaptation (Hu et al. 2021): a kernel W [in, out] becomes W + alpha / rank A B, and only A [in, rank]
+    and B [rank, out] are trained."""
+
+    rank: int = 0
+    """0: all parameters are trained, and there are no adapters."""
+    alpha: float = 16.0
+    """Weight of what is learned; the released flags' value."""
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    """Kernels of each layer that have adapters; the released flags' choice."""
+    codes: bool = True
+    """Train the image codes' rows of embedding and head too."""
+
+    def __post_init__(self) -> None:
+        require(self, rank=(0, 4096), alpha=(1e-6, 1e6))
+        for target in self.targets:
+            require_one_of("a target of lora", target, LORA_TARGETS)
+        if not self.targets or len(set(self.targets)) < len(self.targets):
+            raise PureError("the targets of lora must be one or more, each named once")
+
+
 @dataclass(frozen=True)
 class LanguageModelTrainConfig:
     """One run; the optimiser's defaults are PURE's, made for 7B parameters and batches of 128."""
@@ -136,6 +162,9 @@ class LanguageModelTrainConfig:
     """Updates in all."""
     seed: int = 0
     """Of the initial weights and of every step's data."""
+    sequence: int | None = None
+    """Tokens that every sequence is padded to, so that all batches are of one shape, and one program is compiled; None
+    pads to the longest of a batch."""
     accumulate: int = 1
     """Parts of a batch whose gradients are added up, one after the other; the result is that of the whole batch."""
     z_loss: float = 0.0
@@ -144,19 +173,30 @@ class LanguageModelTrainConfig:
     """Positions of the answer whose logits are there at a time, in the backward pass too; 0: all of them."""
     compute_dtype: str = "float32"
     """Of matrix products: float32 or bfloat16. Parameters and optimiser are float32."""
+    remat: str = "none"
+    """What each layer's backward pass computes once more instead of having stored it: none, dots (all but products with
+    weights) or full. Memory for time; the numbers stay."""
+    attention: str = "auto"
+    """xla, splash (TPU) or cudnn (GPU, 16 bits); auto is the best that the devices have. The same numbers, up to
+    rounding."""
     drift: float = 0.0
     """Moves the HQ codes that the model reads, not those it must predict: see `drifted`."""
     ema_decay: float = 0.0
     """Of the averaged weights that are exported; 0 exports the last ones."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
     def __post_init__(self) -> None:
         require(self, **RUN, drift=(0.0, 100.0), ema_decay=SHARE)
+        if self.sequence is not None:
+            require(self, sequence=(2, 2**20))
         require(self, accumulate=(1, self.batch), z_loss=WEIGHT, logit_rows=(0, 10**9))
         if self.batch % self.accumulate:
             raise PureError(f"a batch of {self.batch} cannot be cut into {self.accumulate} equal parts (accumulate)")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise PureError(f"compute_dtype is {self.compute_dtype!r}, but it must be float32 or bfloat16")
+        require_one_of("remat", self.remat, ("none", "dots", "full"))
+        require_one_of("attention", self.attention, ("auto", "xla", "splash", "cudnn"))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import optax
 from einops import rearrange
 from jax import Array
 
+from pure_jax.attention import attend
 from pure_jax.config import ModelConfig
 from pure_jax.errors import PureError
 from pure_jax.sequence import IGNORE, degradation_sentence, training_example
@@ -66,11 +67,11 @@ def batch_at(
 ) -> tuple[np.ndarray, np.ndarray]:
     """tokens and labels, int32 [batch, length], of one step; every epoch is a new permutation of its records.
 
-    Shorter sequences are padded on the right with <pad>, labelled IGNORE. The remainder of an epoch that fills no batch
-    is left out.
+    Sequences are padded on the right with <pad>, labelled IGNORE, to `train.sequence` or the longest of them. The
+    remainder of an epoch that fills no batch is left out.
 
     Raises:
-        PureError: fewer records than one batch.
+        PureError: fewer records than one batch; a pair longer than `train.sequence`.
     """
     per_epoch = len(source) // train.batch
     if per_epoch == 0:
@@ -89,7 +90,10 @@ def batch_at(
         )
         for i in order[place * train.batch : (place + 1) * train.batch]
     ]
-    length = max(len(tokens) for tokens, _ in pairs)
+    longest = max(len(tokens) for tokens, _ in pairs)
+    length = train.sequence or longest
+    if longest > length:
+        raise PureError(f"a pair has {longest} tokens, more than the sequence of {length}; raise --sequence")
     tokens, labels = np.full((2, train.batch, length), vocabulary.pad, np.int32)
     labels[:] = IGNORE
     for row, (own_tokens, own_labels) in enumerate(pairs):
@@ -205,7 +209,9 @@ def make_step(
     """
     _require_floats(config)
     dtype = jnp.dtype(train.compute_dtype)
-    net = Transformer(config.transformer, dtype)
+    mesh = None if shardings is None else jax.tree.leaves(shardings)[0].mesh
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    net = Transformer(config.transformer, dtype, attend(train.attention, platform, dtype, mesh), train.remat)
     tx = adamw(train.optimiser, train.steps)
     is_code, is_text = jnp.asarray(vocabulary.id_to_code >= 0), jnp.asarray(vocabulary.is_text)
 

@@ -18,11 +18,11 @@ ROWS = ("data", "fsdp")
 """Mesh axes that a batch is split over."""
 
 
-def read_mesh(text: str) -> Mesh:
-    """ "data=2,fsdp=4" -> a mesh of all devices; an axis that is not named has one.
+def mesh_sizes(text: str) -> tuple[int, int, int]:
+    """ "data=2,fsdp=4" -> devices along (data, fsdp, tensor); an axis that is not named has one.
 
     Raises:
-        PureError: it is no such list, or there are other numbers of devices.
+        PureError: it is no such list.
     """
     sizes: dict[str, int] = {}
     for part in text.split(","):
@@ -30,7 +30,16 @@ def read_mesh(text: str) -> Mesh:
         if match is None or match[1] not in MESH_AXES or match[1] in sizes:
             raise PureError(f"the mesh is {text!r}; write it as data=2,fsdp=4, with axes of {', '.join(MESH_AXES)}")
         sizes[match[1]] = int(match[2])
-    return make_mesh(sizes.get("data", 1), sizes.get("fsdp", 1), sizes.get("tensor", 1))
+    return sizes.get("data", 1), sizes.get("fsdp", 1), sizes.get("tensor", 1)
+
+
+def read_mesh(text: str) -> Mesh:
+    """A mesh of all devices, of all processes, from `mesh_sizes`' text.
+
+    Raises:
+        PureError: what `mesh_sizes` refuses, or there are other numbers of devices.
+    """
+    return make_mesh(*mesh_sizes(text))
 
 
 def state_shardings(mesh: Mesh, state: Any, network: str = "transformer") -> Any:
