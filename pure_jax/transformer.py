@@ -313,10 +313,23 @@ class Int8Dense(nn.Module):
         return product(x.astype(self.dtype), {"kernel": kernel, "scale": scale}).astype(self.dtype)
 
 
+class Dense(nn.Dense):
+    """A layer without bias. Where the collection "lora" has an adapter of its name, {"a" [in, rank], "b" [rank, out]},
+    x A B is added to its result."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        y = super().__call__(x)
+        if not self.has_variable("lora", "a"):
+            return y
+        a, b = (jnp.asarray(self.get_variable("lora", name), self.dtype) for name in "ab")
+        return y + x.astype(self.dtype) @ a @ b
+
+
 def _dense(config: TransformerConfig, features: int, dtype: Any, name: str) -> nn.Module:
     if config.weights == "int8":
         return Int8Dense(features, dtype, name=name)
-    return nn.Dense(features, use_bias=False, dtype=dtype, kernel_init=nn.initializers.normal(0.02), name=name)
+    return Dense(features, use_bias=False, dtype=dtype, kernel_init=nn.initializers.normal(0.02), name=name)
 
 
 class Attention(nn.Module):
@@ -480,7 +493,7 @@ class Transformer(nn.Module):
         if cfg.scan_layers:
             scanned = nn.scan(
                 block,
-                variable_axes={"params": 0},
+                variable_axes={"params": 0, "lora": 0},
                 split_rngs={"params": True, "dropout": True},
                 length=cfg.num_layers,
                 in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),

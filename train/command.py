@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 from tyro.conf import subcommand
@@ -13,6 +13,9 @@ from tyro.conf import subcommand
 from pure_jax.config import PRESETS, ModelConfig, SamplingConfig, from_dict
 from pure_jax.errors import PureError
 from pure_jax.train.config import LanguageModelTrainConfig, VQGANTrainConfig
+
+if TYPE_CHECKING:
+    from pure_jax.train.recipes.language_model import LanguageModelRecipe
 
 RESUMES = "the same command continues from the last checkpoint"
 
@@ -158,8 +161,18 @@ class TrainLanguageModel:
     allow_change: bool = False
     """Go on with these options although the run was begun with others; --steps may be raised without it."""
     mesh: str | None = None
-    """Devices to spread over, such as data=2,fsdp=4,tensor=1, all that there are; by default the first one alone. A run
-    may go on with another mesh."""
+    """Devices to spread over, such as data=2,fsdp=4,tensor=1, all that there are; by default the recipe's, or the first
+    one alone. A run may go on with another mesh."""
+    recipe: str | None = None
+    """pure_7b, pure_7b_lora, demo, tiny, or a .json file: sizes, training and mesh, instead of --preset and the options
+    below."""
+    set: tuple[str, ...] = ()
+    """Values of the recipe to change, each PART.FIELD=VALUE, such as train.batch=64 train.lora.rank=16."""
+    start: str | None = None
+    """Begin with a model's weights: a directory or hub id, of this library or in Hugging Face's layout."""
+    new_rows: Literal["keep", "codebook", "gaussian", "resample"] = "keep"
+    """How ids begin that --start does not have: like the old image rows, by the codebook (keep: those only; codebook:
+    all image codes), N(0, 0.02), or drawn around the old rows."""
     train: Annotated[LanguageModelTrainConfig, tyro.conf.arg(name="")] = field(default_factory=LanguageModelTrainConfig)
     interrupted: ClassVar[str] = RESUMES
 
@@ -169,18 +182,38 @@ class TrainLanguageModel:
         from pure_jax.train.runs import Run
         from pure_jax.train.sharding import read_mesh
         from pure_jax.train.stages import train_language_model
+        from pure_jax.train.start import Start
 
-        mesh = None if self.mesh is None else read_mesh(self.mesh)
+        recipe = self.followed()
+        mesh = self.mesh or recipe.mesh
         records = load_records(self.records)
         train_language_model(
             records,
             tercile_thresholds(records),
-            _preset(self.preset),
-            self.train,
+            recipe.model,
+            recipe.train,
             self.tokenizer,
             Run(self.vqgan).params()["quantizer"]["codebook"],
-            Run(self.out, save_every=self.save_every, allow_change=self.allow_change, mesh=mesh),
+            Run(
+                self.out,
+                save_every=self.save_every,
+                allow_change=self.allow_change,
+                mesh=None if mesh is None else read_mesh(mesh),
+            ),
+            None if self.start is None else Start(self.start, self.new_rows),
         )
+
+    def followed(self) -> LanguageModelRecipe:
+        """The recipe, or what the options say instead of one."""
+        from pure_jax.train.recipes.language_model import LanguageModelRecipe, language_model_recipe
+
+        if self.recipe is None:
+            if self.set:
+                raise PureError("--set changes a recipe's values; name it with --recipe, or use the options themselves")
+            return LanguageModelRecipe(_preset(self.preset), self.train)
+        if self.train != LanguageModelTrainConfig():
+            raise PureError("with --recipe, training options are written --set train.NAME=VALUE")
+        return language_model_recipe(self.recipe, self.set)
 
 
 @dataclass(frozen=True)
@@ -197,6 +230,12 @@ class Export:
     """--out of `pure train lm`."""
     preset: str = "demo"
     """Model preset that was trained."""
+    recipe: str | None = None
+    """Recipe that was followed, instead of --preset."""
+    set: tuple[str, ...] = ()
+    """Its values that were changed, as in `pure train lm`."""
+    adapters: bool = False
+    """Write LoRA's adapters alone, as Hugging Face's PEFT reads them; without it they are merged into the model."""
     card: Path | None = None
     """README.md of the model directory."""
     sampling: Path | None = None
@@ -208,9 +247,20 @@ class Export:
         import dataclasses
 
         from pure_jax.checkpoint import DTYPES, save
+        from pure_jax.train.lora import save_peft
+        from pure_jax.train.recipes.language_model import language_model_recipe
         from pure_jax.train.runs import Run
+        from pure_jax.train.start import adaptation_of, trained_params
+        from pure_jax.vocabulary import load_vocabulary
 
         config = _preset(self.preset)
+        if self.recipe is not None:
+            config = language_model_recipe(self.recipe, self.set).model
+        if self.adapters:
+            start, lora, _ = adaptation_of(Run(self.lm))
+            save_peft(self.out, Run(self.lm).params(), lora, start.model)
+            print(f"{self.out}: adapters of {start.model}")
+            return
         if self.dtype not in DTYPES[1:]:
             raise PureError(f"dtype is {self.dtype!r}, but it must be one of {', '.join(DTYPES[1:])}")
         if self.sampling is not None:
@@ -223,7 +273,10 @@ class Export:
             sampling = from_dict(SamplingConfig, asdict(config.sampling) | changes, str(self.sampling))
             config = dataclasses.replace(config, sampling=sampling)
         tokenizer, card = _read(self.tokenizer), _read(self.card) if self.card else "# A model made by pure-jax\n"
-        params = {"transformer": Run(self.lm).params(), "vqgan": Run(self.vqgan).params()}
+        vqgan = Run(self.vqgan).params()
+        vocabulary = load_vocabulary(self.tokenizer, config.codes_per_grid, config.vqgan.codebook_size)
+        transformer = trained_params(Run(self.lm), config, vocabulary, vqgan["quantizer"]["codebook"])
+        params = {"transformer": transformer, "vqgan": vqgan}
         save(self.out, config, params, tokenizer, card, dtype=self.dtype)
         print(f"{self.out}: {sum(f.stat().st_size for f in self.out.iterdir()) / 1e6:.1f} MB")
 

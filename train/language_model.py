@@ -20,6 +20,7 @@ from pure_jax.sequence import IGNORE, degradation_sentence, training_example
 from pure_jax.train.config import LanguageModelTrainConfig
 from pure_jax.train.data.labels import Thresholds, levels
 from pure_jax.train.data.records import RecordRounds, Records
+from pure_jax.train.lora import adapted_variables
 from pure_jax.train.optimiser import adamw, averaged, learning_rate
 from pure_jax.transformer import Transformer
 from pure_jax.vocabulary import Vocabulary
@@ -34,6 +35,7 @@ class LanguageModelState:
 
     step: Array
     params: Any
+    """What is trained: the network's parameters, or the adapters of `pure_jax.train.lora`."""
     ema: Any
     """Running average of the parameters; None where `ema_decay` is 0, as large models have no room for one."""
     opt_state: Any
@@ -158,6 +160,11 @@ def init_state(
     rows = 0.02 * (codebook @ projection + 0.1 * noise)
     params["embed"]["embedding"] = params["embed"]["embedding"].at[vocabulary.code_to_id].set(rows)
     params["lm_head"]["kernel"] = params["lm_head"]["kernel"].at[:, vocabulary.code_to_id].set(rows.T)
+    return first_state(train, params)
+
+
+def first_state(train: LanguageModelTrainConfig, params: Any) -> LanguageModelState:
+    """The state in which these parameters have seen nothing yet."""
     opt_state = adamw(train.optimiser, train.steps).init(params)
     ema = jax.tree.map(jnp.copy, params) if train.ema_decay else None
     return LanguageModelState(jnp.zeros((), jnp.int32), params, ema, opt_state)
@@ -195,7 +202,8 @@ def make_step(
     prompt_length: int,
     shardings: Any = None,
 ):
-    """The jitted update (state, (tokens, labels)) -> (state, metrics).
+    """The jitted update (state, (tokens, labels)) -> (state, metrics); with LoRA the third argument is the frozen base,
+    parameters in the dtype in which they are to be read.
 
     The first `prompt_length` tokens of every row are the question; the head is applied behind them only. The loss is
     the mean over all answer tokens of the batch, on however many devices and in however many parts it is computed.
@@ -240,42 +248,48 @@ def make_step(
         each = jax.lax.map(jax.checkpoint(lambda part: sums_of(head, *part)), tuple(parts))
         return jax.tree.map(lambda x: x.sum(axis=0), each)
 
-    def loss_fn(params: Any, tokens: Array, labels: Array, key: Array, count: Array) -> tuple[Array, Sums]:
+    def variables_of(params: Any, base: Any) -> Any:
+        return adapted_variables(base, params, train.lora, vocabulary) if train.lora.rank else {"params": params}
+
+    def loss_fn(params: Any, base: Any, tokens: Array, labels: Array, key: Array, count: Array) -> tuple[Array, Sums]:
+        variables = variables_of(params, base)
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         hidden, _ = net.apply(
-            {"params": params},
+            variables,
             tokens[:, :-1],
             positions[:, :-1],
             deterministic=False,
             hidden_only=True,
             rngs={"dropout": key},
         )
-        head = params["lm_head"]["kernel"].astype(dtype)
+        head = variables["params"]["lm_head"]["kernel"].astype(dtype)
         sums = (in_rows if train.logit_rows else sums_of)(
             head, hidden[:, prompt_length - 1 :], labels[:, prompt_length:]
         )
         return (sums.code_nll + sums.text_nll + sums.frame_nll + train.z_loss * sums.z) / count, sums
 
-    def gradients(params: Any, tokens: Array, labels: Array, key: Array, count: Array) -> tuple[Any, Sums]:
+    def gradients(params: Any, base: Any, tokens: Array, labels: Array, key: Array, count: Array) -> tuple[Any, Sums]:
         if train.accumulate == 1:
-            return jax.grad(loss_fn, has_aux=True)(params, tokens, labels, key, count)
+            return jax.grad(loss_fn, has_aux=True)(params, base, tokens, labels, key, count)
         # Parts of every other row, so that each device has its share of every part.
         parts = [rearrange(x, "(b a) n -> a b n", a=train.accumulate) for x in (tokens, labels)]
 
         def add(total: Any, part: Any) -> tuple[Any, None]:
             own_tokens, own_labels, own_key = part
-            new = jax.grad(loss_fn, has_aux=True)(params, own_tokens, own_labels, own_key, count)
+            new = jax.grad(loss_fn, has_aux=True)(params, base, own_tokens, own_labels, own_key, count)
             return jax.tree.map(jnp.add, total, new), None
 
         nothing = jax.tree.map(jnp.zeros_like, params), Sums(*[jnp.zeros(())] * len(Sums._fields))
         return jax.lax.scan(add, nothing, (*parts, jax.random.split(key, train.accumulate)))[0]
 
-    def step_fn(state: LanguageModelState, batch: tuple[Array, Array]) -> tuple[LanguageModelState, dict[str, Array]]:
+    def step_fn(
+        state: LanguageModelState, batch: tuple[Array, Array], base: Any = None
+    ) -> tuple[LanguageModelState, dict[str, Array]]:
         tokens, labels = batch
         key = jax.random.fold_in(jax.random.key(train.seed), state.step)
         codes, texts, frames = (mask.sum() for mask in kinds(labels[:, prompt_length:]))
         count = jnp.maximum(codes + texts + frames, 1)
-        grads, sums = gradients(state.params, tokens, labels, key, count)
+        grads, sums = gradients(state.params, base, tokens, labels, key, count)
         norm = optax.tree.norm(grads)
         nll = (sums.code_nll + sums.text_nll + sums.frame_nll) / count
         good = jnp.isfinite(norm) & jnp.isfinite(nll)

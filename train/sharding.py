@@ -70,6 +70,13 @@ def born_sharded(make: Callable[[], Any], mesh: Mesh) -> Any:
     return jax.jit(make, out_shardings=shardings)()
 
 
+def born_from(make: Callable[[Any], Any], params: Any, mesh: Mesh | None) -> Any:
+    """make(params) likewise, from parameters that are where they belong; without a mesh, on their device."""
+    if mesh is None:
+        return jax.jit(make)(params)
+    return jax.jit(make, out_shardings=state_shardings(mesh, jax.eval_shape(make, params)))(params)
+
+
 def spread(mesh: Mesh, batch: Any) -> Any:
     """Arrays [rows, ...] split by their rows; every process needs to have what its own devices get, and may have all.
 

@@ -26,7 +26,8 @@ from pure_jax.train.data.photos import Photo, random_crop
 from pure_jax.train.data.records import RecordRounds, Records
 from pure_jax.train.loop import resumed
 from pure_jax.train.runs import Run
-from pure_jax.train.sharding import born_sharded, state_shardings
+from pure_jax.train.sharding import state_shardings
+from pure_jax.train.start import Start, describe_start, first_state
 from pure_jax.vocabulary import load_vocabulary
 from pure_jax.vqgan import l2_normalize
 
@@ -78,14 +79,19 @@ def train_language_model(
     tokenizer_file: Path,
     codebook: np.ndarray,
     run: Run,
+    start: Start | None = None,
 ) -> bool:
     """Train the transformer on pairs of tiles.
 
-    codebook: the image tokenizer's, float32 [codes, dim].
+    codebook: the image tokenizer's, float32 [codes, dim]. start: a model whose weights come first, instead of fresh
+    ones; LoRA adapts it and needs one.
 
     Raises:
-        PureError: the tokenizer's file does not fit the model; what `Run.held` and `Run.train` refuse.
+        PureError: the tokenizer's file does not fit the model; LoRA without a start; what `start_params`, `Run.held`
+            and `Run.train` refuse.
     """
+    if options.lora.rank and start is None:
+        raise PureError("LoRA adapts a model that is there; give one with --start")
     vocabulary = load_vocabulary(tokenizer_file, config.codes_per_grid, config.vqgan.codebook_size)
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     codebook = np.asarray(l2_normalize(jnp.asarray(codebook)))
@@ -93,13 +99,14 @@ def train_language_model(
     prompt_length = len(prompt_ids(tokenizer, vocabulary, np.zeros((side, side), np.int32)))
     batch_at = partial(language_model.batch_at, source, config, options, tokenizer, vocabulary, thresholds, codebook)
     model = {name: value for name, value in to_dict(config).items() if name != "sampling"}
-    with run.held({"model": model, "train": asdict(options), "thresholds": asdict(thresholds)}):
+    told = {"model": model, "train": asdict(options), "thresholds": asdict(thresholds), "start": describe_start(start)}
+    with run.held(told):
         save_thresholds(run.out / THRESHOLDS, thresholds)
-        make = partial(language_model.init_state, config, options, vocabulary, codebook)
-        state, shardings = make() if run.mesh is None else born_sharded(make, run.mesh), None
-        if run.mesh is not None:
-            shardings = state_shardings(run.mesh, state)
+        state, base = first_state(config, options, vocabulary, codebook, run.mesh, start)
+        shardings = None if run.mesh is None else state_shardings(run.mesh, state)
         step_fn = language_model.make_step(config, options, vocabulary, prompt_length, shardings)
+        if base is not None:
+            step_fn = partial(step_fn, base=base)
         return int(run.train(state, step_fn, batch_at, options.steps).step) >= options.steps
 
 

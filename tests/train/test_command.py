@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import tyro
+from flax.traverse_util import flatten_dict
 from PIL import Image
 
 import pure_jax
@@ -16,7 +17,7 @@ from pure_jax.__main__ import COMMANDS, main
 from pure_jax.config import PRESETS, tiny
 from pure_jax.errors import PureError
 from pure_jax.train.command import Export, MakeRecords, TrainLanguageModel, TrainTokenizer, TrainVQGAN
-from pure_jax.train.config import LanguageModelTrainConfig, OptimiserConfig, VQGANTrainConfig
+from pure_jax.train.config import LanguageModelTrainConfig, LoraConfig, OptimiserConfig, VQGANTrainConfig
 from pure_jax.train.data.records import load_records
 from pure_jax.train.loop import newest_tree
 
@@ -226,3 +227,38 @@ def test_training_options_are_flags_without_a_prefix():
     assert command.step.train.batch == 4
     assert command.step.train.optimiser.learning_rate == 1e-3
     assert command.step.train.optimiser.clip_norm == 1.0  # the run's default, not the class's
+
+
+def test_a_model_is_trained_on_and_adapted(home, tmp_path):
+    """From the exported model: --start goes on with its weights; LoRA leaves them, and export merges."""
+    model = shutil.copytree(home / "model", tmp_path / "base")
+    files = {"tokenizer": home / "tokenizer.json", "vqgan": home / "vqgan"}
+    common = dict(records=home / "records.npz", preset="mini", start=str(model), **files)
+    optimiser = OptimiserConfig(warmup_steps=1)
+    whole = LanguageModelTrainConfig(batch=2, steps=1, optimiser=optimiser)
+    TrainLanguageModel(out=tmp_path / "whole", train=whole, **common).run()
+    base = pure_jax.load(model, scan_layers=True).params["transformer"]
+    # The first step's rate is 0.
+    np.testing.assert_array_equal(newest_tree(tmp_path / "whole")["params"]["norm"]["weight"], base["norm"]["weight"])
+
+    lora = dataclasses.replace(whole, steps=2, lora=LoraConfig(rank=2))
+    TrainLanguageModel(out=tmp_path / "lora", train=lora, **common).run()
+    assert set(newest_tree(tmp_path / "lora")["params"]) == {"lora", "codes"}
+    Export(tmp_path / "merged", lm=tmp_path / "lora", preset="mini", dtype="float32", **files).run()
+    merged = pure_jax.load(tmp_path / "merged", scan_layers=True).params["transformer"]
+    changed = {path[-2] for path, x in flatten_dict(merged).items() if np.abs(x - flatten_dict(base)[path]).max() > 0}
+    assert changed == {"q_proj", "v_proj", "embed", "lm_head"}
+    Export(tmp_path / "adapters", lm=tmp_path / "lora", adapters=True).run()
+    assert (tmp_path / "adapters" / "adapter_model.safetensors").is_file()
+
+    with pytest.raises(PureError, match="trained the whole network, and has no adapters"):
+        Export(tmp_path / "none", lm=tmp_path / "whole", adapters=True).run()
+    with pytest.raises(PureError, match="give one with --start"):
+        TrainLanguageModel(out=tmp_path / "no", train=lora, **common | {"start": None}).run()
+    with pytest.raises(PureError, match="has num_layers 2, but the recipe says 3"):
+        deeper = ("model.transformer.num_layers=3", "model.tile_size=16")
+        TrainLanguageModel(out=tmp_path / "no", recipe="tiny", set=deeper, **common).run()
+    with pytest.raises(PureError, match="--set changes a recipe's values"):
+        TrainLanguageModel(out=tmp_path / "no", set=("train.batch=2",), **common).run()
+    with pytest.raises(PureError, match="are written --set train.NAME=VALUE"):
+        TrainLanguageModel(out=tmp_path / "no", train=whole, recipe="tiny", **common).run()
