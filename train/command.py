@@ -12,6 +12,7 @@ from tyro.conf import subcommand
 
 from pure_jax.config import PRESETS, ModelConfig, SamplingConfig, from_dict
 from pure_jax.errors import PureError
+from pure_jax.train.cluster import ClusterConfig
 from pure_jax.train.config import LanguageModelTrainConfig, VQGANTrainConfig
 
 if TYPE_CHECKING:
@@ -173,6 +174,11 @@ class TrainLanguageModel:
     new_rows: Literal["keep", "codebook", "gaussian", "resample"] = "keep"
     """How ids begin that --start does not have: like the old image rows, by the codebook (keep: those only; codebook:
     all image codes), N(0, 0.02), or drawn around the old rows."""
+    tensorboard: bool = False
+    """Write events for TensorBoard too, into the folder tensorboard in --out."""
+    profile: tuple[int, int] | None = None
+    """Steps FIRST LAST of which a trace is written, into the folder profile in --out, for TensorBoard or Perfetto."""
+    cluster: Annotated[ClusterConfig, tyro.conf.arg(name="")] = field(default_factory=ClusterConfig)
     train: Annotated[LanguageModelTrainConfig, tyro.conf.arg(name="")] = field(default_factory=LanguageModelTrainConfig)
     interrupted: ClassVar[str] = RESUMES
 
@@ -183,8 +189,10 @@ class TrainLanguageModel:
         from pure_jax.train.sharding import read_mesh
         from pure_jax.train.stages import train_language_model
         from pure_jax.train.start import Start
+        from pure_jax.train.watching import Watching
 
-        recipe = self.followed()
+        recipe, watch = self.followed(), Watching(tensorboard=self.tensorboard, profile=self.profile)
+        self.cluster.join()
         mesh = self.mesh or recipe.mesh
         records = load_records(self.records)
         train_language_model(
@@ -199,6 +207,7 @@ class TrainLanguageModel:
                 save_every=self.save_every,
                 allow_change=self.allow_change,
                 mesh=None if mesh is None else read_mesh(mesh),
+                watch=watch,
             ),
             None if self.start is None else Start(self.start, self.new_rows),
         )

@@ -6,6 +6,24 @@ from dataclasses import dataclass
 
 from pure_jax.config import TransformerConfig
 
+PEAK_TFLOPS = {
+    "TPU v4": 275,
+    "TPU v5 lite": 197,
+    "TPU v5": 459,
+    "TPU v6 lite": 918,
+    "TPU7x": 1153.5,  # half a chip, which is one device
+    "NVIDIA A100": 312,
+    "NVIDIA H100": 989,
+    "NVIDIA H200": 989,
+}
+"""Dense bfloat16 products of one device, by the beginning of its name in jax; from the makers' data sheets."""
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """bfloat16 operations a second of a device; None where nothing is known of its kind."""
+    known = [name for name in PEAK_TFLOPS if device_kind.startswith(name)]
+    return PEAK_TFLOPS[max(known, key=len)] * 1e12 if known else None
+
 
 @dataclass(frozen=True)
 class StepFlops:

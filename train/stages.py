@@ -6,7 +6,7 @@ Every function here goes on from where its run was left, and returns whether all
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from tokenizers import Tokenizer
 from pure_jax.config import ModelConfig, to_dict
 from pure_jax.errors import PureError
 from pure_jax.infer.metrics.perceptual import load_params
-from pure_jax.sequence import prompt_ids
+from pure_jax.sequence import answer_ids, prompt_ids
 from pure_jax.train import decoder, language_model, vqgan
 from pure_jax.train.config import require_discriminated
 from pure_jax.train.data.labels import Thresholds, save_thresholds
 from pure_jax.train.data.photos import Photo, random_crop
 from pure_jax.train.data.records import RecordRounds, Records
+from pure_jax.train.flops import step_flops
 from pure_jax.train.loop import resumed
 from pure_jax.train.runs import Run
 from pure_jax.train.sharding import state_shardings
@@ -107,6 +108,12 @@ def train_language_model(
         step_fn = language_model.make_step(config, options, vocabulary, prompt_length, shardings)
         if base is not None:
             step_fn = partial(step_fn, base=base)
+        if options.sequence or config.text_length:  # else its length differs from batch to batch
+            sequence = options.sequence or prompt_length + len(
+                answer_ids(tokenizer, vocabulary, "", np.zeros((side, side), np.int32), config.text_length)
+            )
+            flops = step_flops(config.transformer, options.batch, sequence, prompt_length).total
+            run = replace(run, watch=replace(run.watch, tokens=options.batch * (sequence - 1), flops=flops))
         return int(run.train(state, step_fn, batch_at, options.steps).step) >= options.steps
 
 

@@ -82,8 +82,8 @@ def test_metrics_are_means_since_the_last_line(tmp_path):
         state, metrics = walk(state, numbers(step))
         losses.append(float(metrics["loss"]))
     np.testing.assert_allclose([line["loss"] for line in lines], [np.mean(losses[:3]), np.mean(losses[3:6]), losses[6]])
-    assert all(set(line) == {"step", "seconds_per_step", "loss", "first"} for line in lines)
-    assert all(line["seconds_per_step"] >= 0 for line in lines)
+    assert all(set(line) == {"step", "seconds_per_step", "input_wait", "loss", "first"} for line in lines)
+    assert all(line["seconds_per_step"] >= 0 and 0 <= line["input_wait"] <= 1 for line in lines)
 
 
 def test_only_the_newest_two_checkpoints_stay(tmp_path):

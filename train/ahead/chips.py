@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pure_jax.errors import PureError
+from pure_jax.train.flops import PEAK_TFLOPS
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,14 @@ class Chip:
     tflops: float
 
 
-CHIPS = {
-    "TPU v4": Chip("v4", 32, 275),
-    "TPU v5 lite": Chip("v5e", 16, 197),
-    "TPU v5": Chip("v5p", 95, 459),
-    "TPU v6 lite": Chip("v6e", 32, 918),
-    "TPU7x": Chip("tpu7x", 96, 1153.5),
+_SIZES = {
+    "TPU v4": ("v4", 32),
+    "TPU v5 lite": ("v5e", 16),
+    "TPU v5": ("v5p", 95),
+    "TPU v6 lite": ("v6e", 32),
+    "TPU7x": ("tpu7x", 96),
 }
+CHIPS = {kind: Chip(name, hbm, PEAK_TFLOPS[kind]) for kind, (name, hbm) in _SIZES.items()}
 """By the compiler's name of the device."""
 
 ENVIRONMENT = {
