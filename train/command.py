@@ -85,17 +85,29 @@ class TrainVQGAN:
     """Steps from one checkpoint to the next."""
     allow_change: bool = False
     """Go on with these options although the run was begun with others; --steps may be raised without it."""
+    mesh: str | None = None
+    """Devices of this machine that share each batch, such as data=4; by default the first one alone."""
+    tensorboard: bool = False
+    """Write events for TensorBoard too, into the folder tensorboard in --out."""
     train: Annotated[VQGANTrainConfig, tyro.conf.arg(name="")] = field(default_factory=VQGANTrainConfig)
     interrupted: ClassVar[str] = RESUMES
 
     def run(self) -> None:
         from pure_jax.train.data.photos import load_photos
         from pure_jax.train.runs import Run
+        from pure_jax.train.sharding import read_mesh
         from pure_jax.train.stages import train_vqgan
+        from pure_jax.train.watching import Watching
 
         preset = _preset(self.preset)
         photos = load_photos(self.photos, minimum=self.train.crop * 2)
-        run = Run(self.out, save_every=self.save_every, allow_change=self.allow_change)
+        run = Run(
+            self.out,
+            save_every=self.save_every,
+            allow_change=self.allow_change,
+            mesh=None if self.mesh is None else read_mesh(self.mesh),
+            watch=Watching(tensorboard=self.tensorboard),
+        )
         train_vqgan(photos, preset, self.train, run)
 
 

@@ -77,6 +77,11 @@ def born_from(make: Callable[[Any], Any], params: Any, mesh: Mesh | None) -> Any
     return jax.jit(make, out_shardings=state_shardings(mesh, jax.eval_shape(make, params)))(params)
 
 
+def on_every_device(mesh: Mesh | None, state: Any) -> Any:
+    """The state, whole, on each device of a mesh; without one, as it is."""
+    return state if mesh is None else jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+
+
 def spread(mesh: Mesh, batch: Any) -> Any:
     """Arrays [rows, ...] split by their rows; every process needs to have what its own devices get, and may have all.
 

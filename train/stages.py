@@ -27,7 +27,7 @@ from pure_jax.train.data.records import RecordRounds, Records
 from pure_jax.train.flops import step_flops
 from pure_jax.train.loop import resumed
 from pure_jax.train.runs import Run
-from pure_jax.train.sharding import state_shardings
+from pure_jax.train.sharding import on_every_device, state_shardings
 from pure_jax.train.start import Start, describe_start, first_state
 from pure_jax.vocabulary import load_vocabulary
 from pure_jax.vqgan import l2_normalize
@@ -42,6 +42,8 @@ THRESHOLDS = "thresholds.json"
 def train_vqgan(photos: list[Photo], config: ModelConfig, options: vqgan.VQGANTrainConfig, run: Run) -> bool:
     """Train the image tokenizer: an autoencoder first, if so configured, whose latents fill the codebook.
 
+    Over a mesh every device holds the whole state and takes its share of the crops.
+
     Raises:
         PureError: the crop is no multiple of the tokenizer's stride; what `Run.held` and `Run.train` refuse.
     """
@@ -51,13 +53,14 @@ def train_vqgan(photos: list[Photo], config: ModelConfig, options: vqgan.VQGANTr
         perceptual = load_params() if options.perceptual_weight else None
         make_step = partial(vqgan.make_step, config.vqgan, options, perceptual)
         crops_at = partial(vqgan.crops_at, photos, options)
-        state, first = resumed(run.out, vqgan.init_state(config.vqgan, options)), options.autoencoder_steps
+        state = on_every_device(run.mesh, vqgan.init_state(config.vqgan, options))
+        state, first = resumed(run.out, state), options.autoencoder_steps
         if first and int(state.step) <= first:
             state = run.train(state, make_step(quantise=False), crops_at, first)
             if int(state.step) < first:
                 return False
             sample = _held_crops(crops_at, options, -(-CODEBOOK_SAMPLE // options.batch))
-            state = vqgan.fill_codebook(config.vqgan, state, sample, options.seed)
+            state = on_every_device(run.mesh, vqgan.fill_codebook(config.vqgan, state, sample, options.seed))
         state = run.train(state, make_step(), crops_at, options.steps)
         if int(state.step) < options.steps:
             return False
