@@ -238,6 +238,36 @@ class TrainLanguageModel:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """Time a recipe's training step on the devices that are here, with random weights and tokens."""
+
+    recipe: str = "pure_1b"
+    """pure_7b, pure_7b_lora, pure_1b, demo, tiny, or a .json file."""
+    set: tuple[str, ...] = ()
+    """Values of the recipe to change, each PART.FIELD=VALUE, such as train.batch=8 train.remat=full."""
+    mesh: str | None = None
+    """Devices to spread over; by default the first one alone."""
+    steps: int = 10
+    """Updates to time, behind the first one; their median is told."""
+    largest: bool = False
+    """Find out too with how many layers the step still fits one device."""
+    json: bool = False
+    """Print JSON instead of text."""
+
+    def run(self) -> None:
+        from pure_jax.train.recipes.language_model import language_model_recipe
+        from pure_jax.train.speed import largest, measure, text_of
+
+        if self.steps < 1:
+            raise PureError(f"steps is {self.steps}, but it must be 1 or more")
+        recipe = language_model_recipe(self.recipe, self.set)
+        found = measure(recipe, self.mesh, self.steps)
+        if self.largest:
+            found["largest"] = largest(recipe)
+        print(json.dumps(found, indent=1) if self.json else text_of(found))
+
+
+@dataclass(frozen=True)
 class Export:
     """Write a model directory from finished (or running) training runs."""
 
@@ -363,7 +393,7 @@ class TrainDemo:
 
 @dataclass(frozen=True)
 class Train:
-    """Make a model: all at once (demo), or step by step: tokenizer, vqgan, records, lm, export."""
+    """Make a model: all at once (demo), or step by step: tokenizer, vqgan, records, lm, export; speed times a step."""
 
     step: Annotated[
         Annotated[TrainDemo, subcommand("demo")]
@@ -371,7 +401,8 @@ class Train:
         | Annotated[TrainVQGAN, subcommand("vqgan")]
         | Annotated[MakeRecords, subcommand("records")]
         | Annotated[TrainLanguageModel, subcommand("lm")]
-        | Annotated[Export, subcommand("export")],
+        | Annotated[Export, subcommand("export")]
+        | Annotated[Speed, subcommand("speed")],
         tyro.conf.arg(name=""),
     ]
 

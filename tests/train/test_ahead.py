@@ -8,14 +8,18 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from pure_jax.__main__ import main
 from pure_jax.config import pure_7b
 from pure_jax.errors import PureError
 from pure_jax.pure import parameter_shapes
 from pure_jax.train.ahead.chips import Chip, prepare
 from pure_jax.train.ahead.report import advice, collectives, overflow, token_rate
 from pure_jax.train.flops import step_flops
+from pure_jax.train.recipes.language_model import language_model_recipe
+from pure_jax.train.speed import largest
 
 compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the extra aot)")
 
@@ -99,3 +103,17 @@ def test_flops_are_six_a_weight_and_token_and_twelve_a_pair_in_the_triangle():
 def test_a_token_rate_is_the_share_of_the_chips():
     rate, seconds = token_rate(4e14, tokens=1000, devices=4, chip=Chip("x", 16, 100.0), mfu=0.5)
     assert (rate, seconds) == (pytest.approx(500.0), pytest.approx(2.0))
+
+
+def test_a_step_is_timed_on_what_is_here(capsys):
+    main(
+        ["train", "speed", "--recipe", "tiny", "--steps", "2", "--json", "--set", "train.batch=2", "train.lora.rank=2"]
+    )
+    found = json.loads(capsys.readouterr().out)
+    side = 32 // 4
+    sequence = 1 + 22 + 2 * (4 + side * (side + 1)) + 2 + 128
+    assert (found["devices"], found["batch"], found["sequence"], found["mfu"]) == (1, 2, sequence, None)
+    assert found["tokens_per_s"] == pytest.approx(2 * (sequence - 1) / found["seconds_per_step"])
+    assert found["loss"] == pytest.approx(np.log(512), rel=0.1)  # of random tokens
+    with pytest.raises(PureError, match="does not tell its memory"):
+        largest(language_model_recipe("tiny"))

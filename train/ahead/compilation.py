@@ -9,14 +9,17 @@ import jax
 
 from pure_jax.errors import PureError
 from pure_jax.train.ahead.chips import slice_devices
-from pure_jax.train.ahead.programs import lower_decode_loop, lower_train_step, question_length, slice_mesh
+from pure_jax.train.ahead.programs import (
+    lower_decode_loop,
+    lower_train_step,
+    question_length,
+    sequence_length,
+    slice_mesh,
+)
 from pure_jax.train.ahead.report import advice, compile_program, token_rate
 from pure_jax.train.flops import step_flops
 from pure_jax.train.recipes.language_model import LanguageModelRecipe
 from pure_jax.train.sharding import ROWS
-
-TEXT_TOKENS = 128
-"""Of an answer, where the recipe fixes no length of a sequence."""
 
 
 def compile_for(
@@ -37,7 +40,7 @@ def compile_for(
     mesh = slice_mesh(mesh_text, devices)
     config, train = recipe.model, recipe.train
     prompt = question_length(config)
-    sequence = train.sequence or 2 * prompt + TEXT_TOKENS
+    sequence = sequence_length(config, train)
     found: dict[str, Any] = {
         "topology": topology,
         "devices": len(devices),

@@ -25,6 +25,9 @@ from pure_jax.train.language_model import init_state, make_step
 from pure_jax.train.sharding import ROWS, mesh_sizes, state_shardings
 from pure_jax.transformer import Transformer
 
+TEXT_TOKENS = 128
+"""Of an answer, where neither model nor training fixes its length."""
+
 
 def slice_mesh(text: str, devices: list[Any]) -> Mesh:
     """A mesh as `--mesh` writes it, over a slice's devices, laid out for its network.
@@ -43,6 +46,12 @@ def question_length(config: ModelConfig) -> int:
     """Tokens of a question about a picture of the model's own size."""
     side = config.tile_size // config.stride
     return 1 + INSTRUCTION_TOKENS + (Rows().image_slots(side, side) + 1) + 1  # begin, picture with its end, separator
+
+
+def sequence_length(config: ModelConfig, train: LanguageModelTrainConfig) -> int:
+    """Tokens of a question with its answer: what the training fixes, or a picture of the model's own size each."""
+    instruction = 1 + INSTRUCTION_TOKENS
+    return train.sequence or 2 * question_length(config) - instruction + (config.text_length or TEXT_TOKENS)
 
 
 def _placed(mesh: Mesh, shape: tuple[int, ...], dtype: Any, *spec: Any) -> jax.ShapeDtypeStruct:
