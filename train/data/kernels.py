@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+KERNEL_KINDS = ("gaussian", "plateau", "sinc", "delta")
 KERNEL_SIZES = (7, 9, 11, 13, 15, 17, 19, 21)
 CUBIC_A = -0.75  # PyTorch's bicubic; Pillow and jax.image use -0.5
 RESIZE_MODES = ("area", "bilinear", "bicubic")
@@ -15,11 +16,13 @@ RESIZE_MODES = ("area", "bilinear", "bicubic")
 
 @dataclass(frozen=True)
 class Kernel:
-    """One drawn low-pass filter. `kind` is "gaussian", "plateau", "sinc" or "delta"; the rest are its parameters.
+    """One drawn low-pass filter. `kind` is one of KERNEL_KINDS; the rest are its parameters.
 
     size: odd side in pixels. sigma: standard deviations along the kernel's own axes, pixels. theta: rotation, radians.
     beta: exponent (1 makes "gaussian" a plain Gaussian). cutoff: angular frequency of "sinc", radians per pixel.
     """
+
+    may_be_absent = frozenset({"size", "sigma", "theta", "beta", "cutoff"})
 
     kind: str
     size: int = 1
