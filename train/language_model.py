@@ -18,7 +18,7 @@ from pure_jax.errors import PureError
 from pure_jax.sequence import IGNORE, degradation_sentence, training_example
 from pure_jax.train.config import LanguageModelTrainConfig
 from pure_jax.train.data.labels import Thresholds, levels
-from pure_jax.train.data.records import RecordRounds, Records
+from pure_jax.train.data.rounds import RecordRounds, Records
 from pure_jax.train.optimiser import adamw, averaged, learning_rate
 from pure_jax.transformer import Transformer
 from pure_jax.vocabulary import Vocabulary

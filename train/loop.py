@@ -1,7 +1,8 @@
 """The training loop both models share: batches by step number, metrics as JSON lines, checkpoints, resume.
 
 A state is any pytree with a scalar `step`; the batch of a step depends on the step alone. So a run that was killed and
-started again continues with the batches, the learning rate and the weights it would have had.
+started again continues with the batches, the learning rate and the weights it would have had. Batches may also come
+from a stream, whose place is kept in the checkpoint.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Queue
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 Batch = Any
 State = Any
 Metrics = dict[str, jax.Array]
+
+STREAM = "stream"
+"""In a checkpoint's metadata: where the stream of batches is."""
 
 
 def batches(batch_at: Callable[[int], Batch], start: int, stop: int, ahead: int = 2) -> Iterator[Batch]:
@@ -58,6 +62,17 @@ def batches(batch_at: Callable[[int], Batch], start: int, stop: int, ahead: int 
         done.set()
         while not queue.empty():
             queue.get_nowait()
+
+
+class Stream(Protocol):
+    """Batches one after the other that can say where they are, such as an iterator of Grain's."""
+
+    def __next__(self) -> Batch: ...
+
+    def get_state(self) -> Any:
+        """Of the batch that comes next, as values that go into JSON."""
+
+    def set_state(self, state: Any) -> None: ...
 
 
 @contextmanager
@@ -145,10 +160,25 @@ def _is_whole(manager: ocp.CheckpointManager, step: int) -> bool:
     return True
 
 
+def _streamed(manager: ocp.CheckpointManager, stream: Stream, start: int, stop: int) -> Iterator[Batch]:
+    """The batches of the steps from `start` on: the stream goes on where it was when that step was saved.
+
+    Raises:
+        PureError: the checkpoint was saved by a run whose batches came from elsewhere.
+    """
+    if start:
+        state = (manager.metadata(start).custom_metadata or {}).get(STREAM)
+        if state is None:
+            raise PureError(f"the checkpoint of step {start} in {manager.directory} does not say where its data were")
+        stream.set_state(state)
+    for _ in range(start, stop):
+        yield next(stream)
+
+
 def train(
     state: State,
     step_fn: Callable[[State, Batch], tuple[State, Metrics]],
-    batch_at: Callable[[int], Batch],
+    batch_at: Callable[[int], Batch] | Stream,
     *,
     steps: int,
     directory: Path,
@@ -159,6 +189,7 @@ def train(
 ) -> State:
     """Run `step_fn` from the newest checkpoint in `directory` up to `steps`; returns the last state.
 
+    batch_at: the batch of a step, or a stream of all of them that is at its beginning.
     deadline: by the clock of `time.monotonic`; the first step that ends behind it is saved and is the last one.
     place: puts a batch where the step wants it, see `pure_jax.train.sharding.spread`.
 
@@ -183,7 +214,11 @@ def train(
             task = progress.add_task("training", total=steps, completed=start)
             pending: list[Metrics] = []
             clock = time.perf_counter()
-            for step, batch in enumerate(batches(batch_at, start, steps), start + 1):
+            stream = None if callable(batch_at) else batch_at
+            coming = (
+                batches(batch_at, start, steps) if callable(batch_at) else _streamed(manager, batch_at, start, steps)
+            )
+            for step, batch in enumerate(coming, start + 1):
                 state, metrics = step_fn(state, place(batch))
                 pending.append(metrics)
                 # Waiting for the step would make the device wait for the host, so time may run out a step late.
@@ -200,7 +235,7 @@ def train(
                     progress.update(task, completed=step, description=f"loss {means['loss']:.4f}")
                     pending, clock = [], time.perf_counter()
                 if save_now:
-                    _save(manager, step, state)
+                    _save(manager, step, state, stream)
                     clock = time.perf_counter()
                 if late:
                     break
@@ -215,9 +250,10 @@ def _log(path: Path, row: dict[str, float]) -> None:
         raise not_writable(path, error) from error
 
 
-def _save(manager: ocp.CheckpointManager, step: int, state: State) -> None:
+def _save(manager: ocp.CheckpointManager, step: int, state: State, stream: Stream | None = None) -> None:
+    place = None if stream is None else {STREAM: stream.get_state()}
     try:
-        manager.save(step, args=ocp.args.StandardSave(state))
+        manager.save(step, args=ocp.args.StandardSave(state), custom_metadata=place)
     except (OSError, ValueError) as error:  # ValueError: how tensorstore reports a full disk
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise PureError(

@@ -23,10 +23,11 @@ from pure_jax.train import decoder, language_model, vqgan
 from pure_jax.train.config import require_discriminated
 from pure_jax.train.data.labels import Thresholds, save_thresholds
 from pure_jax.train.data.photos import Photo, random_crop
-from pure_jax.train.data.records import RecordRounds, Records
-from pure_jax.train.loop import resumed
+from pure_jax.train.data.rounds import RecordRounds, Records
+from pure_jax.train.examples import RecordBatches
+from pure_jax.train.loop import Stream, resumed
 from pure_jax.train.runs import Run
-from pure_jax.train.sharding import born_sharded, state_shardings
+from pure_jax.train.sharding import born_sharded, rows_needed, state_shardings
 from pure_jax.vocabulary import load_vocabulary
 from pure_jax.vqgan import l2_normalize
 
@@ -71,7 +72,7 @@ def _held_crops(crops_at: Callable[[int], np.ndarray], options: vqgan.VQGANTrain
 
 
 def train_language_model(
-    source: Records | RecordRounds,
+    source: Records | RecordRounds | RecordBatches,
     thresholds: Thresholds,
     config: ModelConfig,
     options: language_model.LanguageModelTrainConfig,
@@ -79,7 +80,7 @@ def train_language_model(
     codebook: np.ndarray,
     run: Run,
 ) -> bool:
-    """Train the transformer on pairs of tiles.
+    """Train the transformer on pairs of tiles: fresh ones in rounds, or records.
 
     codebook: the image tokenizer's, float32 [codes, dim].
 
@@ -91,9 +92,18 @@ def train_language_model(
     codebook = np.asarray(l2_normalize(jnp.asarray(codebook)))
     side = config.tile_size // config.vqgan.stride
     prompt_length = len(prompt_ids(tokenizer, vocabulary, np.zeros((side, side), np.int32)))
-    batch_at = partial(language_model.batch_at, source, config, options, tokenizer, vocabulary, thresholds, codebook)
     model = {name: value for name, value in to_dict(config).items() if name != "sampling"}
-    with run.held({"model": model, "train": asdict(options), "thresholds": asdict(thresholds)}):
+    about = {"model": model, "train": asdict(options), "thresholds": asdict(thresholds)}
+    batch_at: Callable[[int], Any] | Stream
+    if isinstance(source, RecordBatches):
+        rows = rows_needed(run.mesh, options.batch)
+        batch_at = source.stream(config, options, tokenizer, vocabulary, codebook, rows)
+        about["records"] = source.about()
+    else:
+        batch_at = partial(
+            language_model.batch_at, source, config, options, tokenizer, vocabulary, thresholds, codebook
+        )
+    with run.held(about):
         save_thresholds(run.out / THRESHOLDS, thresholds)
         make = partial(language_model.init_state, config, options, vocabulary, codebook)
         state, shardings = make() if run.mesh is None else born_sharded(make, run.mesh), None

@@ -18,8 +18,6 @@ from zipfile import BadZipFile
 
 import jax
 import numpy as np
-from einops import rearrange
-from PIL import Image
 
 from pure_jax.config import ModelConfig
 from pure_jax.errors import PureError
@@ -28,10 +26,10 @@ from pure_jax.model import encode_images
 from pure_jax.train.data.degradation import REAL_ESRGAN, degrade
 from pure_jax.train.data.labels import blur_score, noise_score
 from pure_jax.train.data.photos import Photo, random_crop
+from pure_jax.train.data.regions import SCALE, cut_tiles, enlarged
 from pure_jax.vqgan import VQGAN
 
 TILES_PER_SIDE = 4
-SCALE = 4
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,7 @@ def region_at(
     hq, photo = random_crop(photos, side, rng)
     clean = hq.astype(np.float32) / 255
     lq, draws = degrade(clean, REAL_ESRGAN, int(rng.integers(2**31)), scale=SCALE)
-    enlarged = np.asarray(Image.fromarray(lq).resize((side, side), Image.Resampling.BICUBIC))
-    cut = "(r y) (c x) d -> (r c) y x d"
-    tiles = [rearrange(np.ascontiguousarray(image), cut, y=tile, x=tile) for image in (enlarged, hq)]
+    tiles = [cut_tiles(image, tile) for image in (enlarged(lq), hq)]
     return tiles[0], tiles[1], blur_score(draws, scale=SCALE), noise_score(draws, float(clean.mean())), photo
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import pure_jax.train.data.records
+import pure_jax.train.data.rounds
 from pure_jax.errors import PureError
 from pure_jax.train.data.labels import blur_score, noise_score
 from pure_jax.train.data.photos import Photo
-from pure_jax.train.data.records import RecordRounds, Records, build_records, load_records, region_at, save_records
+from pure_jax.train.data.rounds import RecordRounds, Records, build_records, load_records, region_at, save_records
 from tests.models import tiny_config, tiny_model
 
 TILE = 16
@@ -64,8 +64,8 @@ def test_scores_are_those_of_the_draws(monkeypatch):
         draws.append((out[1], float(image.mean())))
         return out
 
-    original = pure_jax.train.data.records.degrade
-    monkeypatch.setattr(pure_jax.train.data.records, "degrade", spy)
+    original = pure_jax.train.data.rounds.degrade
+    monkeypatch.setattr(pure_jax.train.data.rounds, "degrade", spy)
     _, _, blur, noise, photo = region_at([position_photo()], TILE, 0, 0)
     [(draw, mean)] = draws
     assert (blur, noise, photo) == (blur_score(draw, scale=4), noise_score(draw, mean), 0)
