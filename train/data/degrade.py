@@ -30,6 +30,7 @@ from pure_jax.train.data.labels import (
     PARAMS_THRESHOLDS,
     SPEC_TWIN_THRESHOLDS,
     blur_score,
+    energy_to_keep,
     levels,
     measured_scores,
     noise_score,
@@ -191,7 +192,7 @@ def _make_pair(
         image = gt.astype(np.float32) / 255
     scores = {
         "params": (blur_score(degradation, scale), noise_score(degradation, float(image.mean()), scale)),
-        "twin": measured_scores(image, lq, twin),
+        "twin": measured_scores(energy_to_keep(image, scale), lq, twin),
     }
     cut = {t.kind: levels(*scores[t.kind], t) for t in (PARAMS_THRESHOLDS, SPEC_TWIN_THRESHOLDS)}
     return (

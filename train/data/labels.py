@@ -16,7 +16,7 @@ from pure_jax.files import replacing
 from pure_jax.sequence import LEVELS
 from pure_jax.train.data.degradation import Degradation, Noise, apply
 from pure_jax.train.data.jpeg import quality_factor
-from pure_jax.train.data.kernels import CUBIC_A, Kernel, cubic
+from pure_jax.train.data.kernels import CUBIC_A, Kernel, cubic, resize
 
 _BAND = 16  # samples of each frequency axis up to the Nyquist frequency of the low-quality image
 
@@ -186,18 +186,24 @@ def _resize_autocorrelation(mode: str, ratio: float) -> np.ndarray:
 
 def twin_scores(gt: np.ndarray, lq: np.ndarray, degradation: Degradation) -> tuple[float, float]:
     """`measured_scores` of what `apply` made; its draws are applied again without noise and JPEG, giving the twin."""
-    return measured_scores(gt, lq, apply(degradation, gt, gt.shape[0] // lq.shape[0], noise=False))
+    scale = gt.shape[0] // lq.shape[0]
+    return measured_scores(energy_to_keep(gt, scale), lq, apply(degradation, gt, scale, noise=False))
 
 
-def measured_scores(gt: np.ndarray, lq: np.ndarray, twin: np.ndarray) -> tuple[float, float]:
+def energy_to_keep(gt: np.ndarray, scale: int) -> float:
+    """Gradient energy of a photo float32 [H, W, 3] in [0, 1] averaged over areas of scale x scale, in 8-bit units."""
+    small = (gt.shape[0] // scale, gt.shape[1] // scale)
+    return _gradient_energy(resize(gt.transpose(2, 0, 1), small, "area").transpose(1, 2, 0) * 255)
+
+
+def measured_scores(reference: float, lq: np.ndarray, twin: np.ndarray) -> tuple[float, float]:
     """(blur, noise) measured on the images.
 
-    gt: float32 [H, W, 3] in [0, 1]; lq, twin: uint8 [H / scale, W / scale, 3], degraded with and without noise and
-    JPEG. blur: share of the gradient energy of the area-averaged photo that the twin has lost (0 for a photo without
-    gradients; negative if aliasing or ringing added some). noise: standard deviation of lq - twin in 8-bit units.
+    reference: `energy_to_keep` of the photo; lq, twin: uint8 [H / scale, W / scale, 3], degraded with and without noise
+    and JPEG. blur: share of the gradient energy that the twin has lost (0 for a photo without gradients; negative if
+    aliasing or ringing added some). noise: standard deviation of lq - twin in 8-bit units.
     """
-    scale, clean = gt.shape[0] // lq.shape[0], twin.astype(np.float32)
-    reference = _gradient_energy(gt.reshape(lq.shape[0], scale, lq.shape[1], scale, 3).mean(axis=(1, 3)) * 255)
+    clean = twin.astype(np.float32)
     blur = 1 - _gradient_energy(clean) / reference if reference > 0 else 0.0
     return blur, float(np.std(lq - clean))
 

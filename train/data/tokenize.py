@@ -27,7 +27,7 @@ from pure_jax.train.config import TokenizeConfig
 from pure_jax.train.data.degradation import PRESETS, VERSION, Degradation, apply_twice, draw, usm_sharpen
 from pure_jax.train.data.degradation import apply as apply_draws
 from pure_jax.train.data.image_tokenizer import ImageTokenizer
-from pure_jax.train.data.labels import blur_score, measured_scores, noise_score
+from pure_jax.train.data.labels import blur_score, energy_to_keep, measured_scores, noise_score
 from pure_jax.train.data.photos import SUFFIXES, read_captions, read_photo
 from pure_jax.train.data.records import (
     MANIFEST,
@@ -289,6 +289,7 @@ def _pixels(job: Job, name: str, crop: int) -> tuple[str, Pixels | str | None]:
     rng = np.random.default_rng(_seed(options.seed, name, crop))
     region = draw_region(height, width, size, rng, largest_reduction=options.largest_reduction, turned=0.0)
     hq, clean, source = sharpened(cut_region(pixels, region, size), options.sharpen)
+    energy, mean = energy_to_keep(clean, SCALE), float(clean.mean())
     lq, draws, params, twins = [], [], [], []
     for _ in range(options.variants):
         drawn = draw(replace(PRESETS[options.preset], usm_gt=options.sharpen), rng)
@@ -297,8 +298,8 @@ def _pixels(job: Job, name: str, crop: int) -> tuple[str, Pixels | str | None]:
         low, twin = apply_twice(once, source, SCALE) if options.twin else (apply_draws(once, source, SCALE), None)
         lq.append(cut_tiles(enlarged(low), options.tile))
         draws.append(drawn)
-        params.append((blur_score(drawn, SCALE), noise_score(drawn, float(clean.mean()), SCALE)))
-        twins.append((np.nan, np.nan) if twin is None else measured_scores(clean, low, twin))
+        params.append((blur_score(drawn, SCALE), noise_score(drawn, mean, SCALE)))
+        twins.append((np.nan, np.nan) if twin is None else measured_scores(energy, low, twin))
     return name, Pixels(name, crop, region, cut_tiles(hq, options.tile), np.stack(lq), draws, params, twins)
 
 
