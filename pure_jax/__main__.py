@@ -19,7 +19,7 @@ from pure_jax.convert.command import Compare, Convert, Quantize
 from pure_jax.errors import PureError
 from pure_jax.files import not_writable
 from pure_jax.infer.command import Benchmark, Evaluate, Restore
-from pure_jax.train.command import Degrade, Plot, Tokenize, Train
+from pure_jax.train.command import Degrade, Plot, Replay, Tokenize, Train
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "restore": Restore,
@@ -27,6 +27,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "quantize": Quantize,
     "compare": Compare,
     "tokenize": Tokenize,
+    "replay": Replay,
     "train": Train,
     "plot": Plot,
     "degrade": Degrade,

@@ -330,6 +330,28 @@ class Tokenize:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """Make the pictures of records again, from the photos and the recorded draws, for captioners and estimators."""
+
+    records: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RECORDS")]
+    """Folder that `pure tokenize` made."""
+    photos: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTOS")]
+    """The photos that it was made of."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
+    """New folder for the pictures and pictures.jsonl, which says whose they are."""
+    limit: int | None = None
+    """The first so many records; by default all."""
+    low: bool = True
+    """The low-quality pictures too, at their own size."""
+
+    def run(self) -> None:
+        from pure_jax.train.data.replay import write_pictures
+
+        count = write_pictures(self.records, self.photos, self.out, self.limit, self.low)
+        print(f"{self.out}: pictures of {count} records")
+
+
+@dataclass(frozen=True)
 class Plot:
     """Draw what a training run has logged: losses, accuracies, learning rate, gradients, over the steps."""
 

@@ -17,6 +17,7 @@ from pure_jax.train.data.degradation import PRESETS, apply, recorded, usm_sharpe
 from pure_jax.train.data.image_tokenizer import ImageTokenizer
 from pure_jax.train.data.labels import blur_score, noise_score, twin_scores
 from pure_jax.train.data.records import open_records
+from pure_jax.train.data.replay import write_pictures
 from pure_jax.train.data.tokenize import Shard, prepare, read_shard, tokenize
 from tests.models import tiny_model
 
@@ -85,6 +86,35 @@ def test_codes_and_scores_are_those_of_the_region_that_the_record_names(records,
         np.testing.assert_allclose(record.params[variant], (blur_score(drawn), noise_score(drawn, clean.mean())), 1e-6)
         np.testing.assert_allclose(record.twin[variant], twin_scores(clean, low, drawn), rtol=1e-5)
     assert record.draws[0] != record.draws[1]
+
+
+def test_pictures_of_records_are_those_that_were_encoded(records, photos, tmp_path):
+    """The low-quality region, put together from its four tiles and enlarged, has the codes of the records."""
+    assert write_pictures(records, photos, tmp_path / "pictures", limit=4) == 4
+    rows = [json.loads(line) for line in (tmp_path / "pictures" / "pictures.jsonl").read_text().splitlines()]
+    found, model = open_records(records), tiny_model(tile_size=TILE)
+    assert [row["key"] for row in rows[::3]] == [found[i].key for i in range(4)]
+    assert [row.get("variant") for row in rows[:3]] == [None, 0, 1]
+    pictures = {row["file"]: np.asarray(Image.open(tmp_path / "pictures" / row["file"])) for row in rows}
+    for index in range(4):
+        np.testing.assert_array_equal(model.encode(pictures[f"{index:05}.png"]), found[index].hq_codes)
+    for variant in range(2):
+        low = [pictures[f"{index:05}-{variant}.png"] for index in range(4)]
+        region = np.concatenate([np.concatenate(low[:2], axis=1), np.concatenate(low[2:], axis=1)])
+        large = np.asarray(Image.fromarray(region).resize((2 * TILE, 2 * TILE), Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(model.encode(large[TILE:, :TILE]), found[2].lq_codes[variant])
+
+
+def test_pictures_that_cannot_be_made_again(records, photos, tmp_path):
+    for words, arguments in (
+        ("the limit is 0", (records, photos, tmp_path / "new", 0)),
+        ("none of the photos of", (records, tmp_path, tmp_path / "new")),
+        ("exists already", (records, photos, photos)),
+        ("holds no records", (photos, photos, tmp_path / "new")),
+    ):
+        with pytest.raises(PureError, match=words):
+            write_pictures(*arguments)
+    assert not (tmp_path / "new").exists()
 
 
 def contents(folder):
