@@ -311,7 +311,8 @@ class Tokenize:
         from rich.progress import Progress
 
         from pure_jax.train.data.image_tokenizer import load_image_tokenizer
-        from pure_jax.train.data.tokenize import prepare, read_shard, tokenize
+        from pure_jax.train.data.job import prepare, read_shard
+        from pure_jax.train.data.tokenize import tokenize
 
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if self.workers is not None and self.workers < 1:

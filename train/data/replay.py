@@ -13,9 +13,9 @@ from pure_jax.errors import PureError
 from pure_jax.files import new_directory
 from pure_jax.train.data.degradation import VERSION, apply, recorded
 from pure_jax.train.data.photos import read_photo
+from pure_jax.train.data.pixels import sharpened
 from pure_jax.train.data.records import Record, open_records
 from pure_jax.train.data.regions import SCALE, Region, cut_region, cut_tiles
-from pure_jax.train.data.tokenize import sharpened
 
 INDEX = "pictures.jsonl"
 

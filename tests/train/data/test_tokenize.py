@@ -15,10 +15,12 @@ from pure_jax.errors import PureError
 from pure_jax.train.config import TokenizeConfig
 from pure_jax.train.data.degradation import PRESETS, apply, recorded, usm_sharpen
 from pure_jax.train.data.image_tokenizer import ImageTokenizer
+from pure_jax.train.data.job import Shard, prepare, read_shard
 from pure_jax.train.data.labels import blur_score, noise_score, twin_scores
+from pure_jax.train.data.pixels import sharpened
 from pure_jax.train.data.records import open_records
 from pure_jax.train.data.replay import write_pictures
-from pure_jax.train.data.tokenize import Shard, prepare, read_shard, tokenize
+from pure_jax.train.data.tokenize import tokenize
 from tests.models import tiny_model
 
 TILE = 16
@@ -131,7 +133,7 @@ def test_processes_share_the_files_and_make_the_same(records, photos, tmp_path):
 @pytest.mark.parametrize("killed", [0, 3, 5])
 def test_killed_and_called_again_is_the_same_as_never_killed(records, photos, tmp_path, monkeypatch, killed):
     out, job, encoded = tmp_path / "out", prepare(photos, image_tokenizer(), OPTIONS), 0
-    original = module._encoded
+    original = module.encoded
 
     def kill(*arguments):
         nonlocal encoded
@@ -141,7 +143,7 @@ def test_killed_and_called_again_is_the_same_as_never_killed(records, photos, tm
         return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_encoded", kill)
+        patch.setattr(module, "encoded", kill)
         with pytest.raises(KeyboardInterrupt):
             tokenize(job, out)
     whole = {path.name for path in out.glob("*.array_record")}
@@ -219,7 +221,7 @@ def test_targets_are_sharpened_only_if_that_is_asked_for():
     plain, sharp = crop.astype(np.float32) / 255, usm_sharpen(crop.astype(np.float32) / 255)
     assert np.abs(sharp - plain).max() > 0.1
     for usm, target, source in (("none", plain, plain), ("input_only", plain, sharp), ("both", sharp, sharp)):
-        hq, clean, degraded = module.sharpened(crop, usm)
+        hq, clean, degraded = sharpened(crop, usm)
         np.testing.assert_allclose(hq / 255, np.clip(target, 0, 1), atol=0.5001 / 255)
         np.testing.assert_allclose(clean, hq / 255, atol=1e-6)
         np.testing.assert_array_equal(degraded, source)
