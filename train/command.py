@@ -306,6 +306,7 @@ class Tokenize:
 
     def run(self) -> None:
         import os
+        import time
 
         from rich.console import Console
         from rich.progress import Progress
@@ -317,7 +318,7 @@ class Tokenize:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if self.workers is not None and self.workers < 1:
             raise PureError(f"{self.workers} workers read nothing; give 1 or more")
-        shard = read_shard(self.shard)
+        shard, began = read_shard(self.shard), time.monotonic()
         tokenizer = load_image_tokenizer(None if self.model is None else Path(self.model))
         job = prepare(self.photos, tokenizer, self.options, split=self.split, captions=self.captions)
         with Progress(console=Console(stderr=True), disable=self.quiet) as progress:
@@ -327,7 +328,8 @@ class Tokenize:
         if not self.quiet:
             there = f", {report.there} files were there" if report.there else ""
             skipped = f", {report.skipped} photos skipped" if report.skipped else ""
-            print(f"{self.out}: {report.records} records in {report.files} files{there}{skipped}")
+            seconds = time.monotonic() - began
+            print(f"{self.out}: {report.records} records in {report.files} files, {seconds:.1f} s{there}{skipped}")
 
 
 @dataclass(frozen=True)

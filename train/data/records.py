@@ -99,15 +99,13 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer, count = ArrayRecordWriter(str(path), "group_size:1,zstd:3"), 0
+    for record in records:
+        writer.write(record.pack())
+        count += 1
     try:
-        for record in records:
-            writer.write(record.pack())
-            count += 1
-    finally:
-        try:
-            writer.close()
-        except RuntimeError as error:
-            raise OSError(str(error).splitlines()[0] if str(error) else "the disk may be full") from error
+        writer.close()  # says what went wrong with any of the writing before
+    except RuntimeError as error:
+        raise OSError(str(error).partition(";")[0] or "it cannot be closed") from error
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return count

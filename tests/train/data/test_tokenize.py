@@ -21,6 +21,7 @@ from pure_jax.train.data.pixels import sharpened
 from pure_jax.train.data.records import open_records
 from pure_jax.train.data.replay import write_pictures
 from pure_jax.train.data.tokenize import tokenize
+from tests.disk import files_limited_to
 from tests.models import tiny_model
 
 TILE = 16
@@ -174,6 +175,15 @@ def test_other_photos_options_or_tokenizers_do_not_get_into_a_folder(records, ph
         with pytest.raises(PureError, match=f"was begun with .*{words}"):
             tokenize(other, records)
     assert contents(records) == before
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_whole_files_only(records, photos, tmp_path):
+    job = prepare(photos, image_tokenizer(), OPTIONS)
+    with files_limited_to(70_000), pytest.raises(PureError, match="cannot be written .*too large.*make room"):
+        tokenize(job, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["records.json"]
+    tokenize(job, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(records)
 
 
 def test_bad_photos_are_reported_with_their_reason(photos, tmp_path, caplog):
