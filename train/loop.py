@@ -7,6 +7,7 @@ from a stream, whose place is kept in the checkpoint.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import shutil
@@ -37,8 +38,27 @@ STREAM = "stream"
 """In a checkpoint's metadata: where the stream of batches is."""
 
 
-def batches(batch_at: Callable[[int], Batch], start: int, stop: int, ahead: int = 2) -> Iterator[Batch]:
-    """batch_at(start), ..., batch_at(stop - 1), made by one thread that stays `ahead` batches in front."""
+class Stream(Protocol):
+    """Batches one after the other that can say where they are, such as an iterator of Grain's."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __next__(self) -> Batch: ...
+
+    def get_state(self) -> Any:
+        """Of the batch that comes next, as values that go into JSON."""
+
+    def set_state(self, state: Any) -> None: ...
+
+
+def batches(batch_at: Callable[[int], Batch] | Stream, start: int, stop: int, ahead: int = 2) -> Iterator[Batch]:
+    """batch_at(start), ..., batch_at(stop - 1), made by one thread that stays `ahead` batches in front.
+
+    A stream, which is at `start` and has threads of its own, is read when the batch is wanted.
+    """
+    if not callable(batch_at):
+        yield from itertools.islice(batch_at, stop - start)
+        return
     queue: Queue = Queue(maxsize=ahead)
     done = threading.Event()
 
@@ -62,17 +82,6 @@ def batches(batch_at: Callable[[int], Batch], start: int, stop: int, ahead: int 
         done.set()
         while not queue.empty():
             queue.get_nowait()
-
-
-class Stream(Protocol):
-    """Batches one after the other that can say where they are, such as an iterator of Grain's."""
-
-    def __next__(self) -> Batch: ...
-
-    def get_state(self) -> Any:
-        """Of the batch that comes next, as values that go into JSON."""
-
-    def set_state(self, state: Any) -> None: ...
 
 
 @contextmanager
@@ -160,19 +169,18 @@ def _is_whole(manager: ocp.CheckpointManager, step: int) -> bool:
     return True
 
 
-def _streamed(manager: ocp.CheckpointManager, stream: Stream, start: int, stop: int) -> Iterator[Batch]:
-    """The batches of the steps from `start` on: the stream goes on where it was when that step was saved.
+def _continue_stream(manager: ocp.CheckpointManager, source: Callable[[int], Batch] | Stream, step: int) -> None:
+    """Set a stream to where it was when the checkpoint of that step was saved.
 
     Raises:
-        PureError: the checkpoint was saved by a run whose batches came from elsewhere.
+        PureError: it was saved by a run whose batches came from elsewhere.
     """
-    if start:
-        state = (manager.metadata(start).custom_metadata or {}).get(STREAM)
-        if state is None:
-            raise PureError(f"the checkpoint of step {start} in {manager.directory} does not say where its data were")
-        stream.set_state(state)
-    for _ in range(start, stop):
-        yield next(stream)
+    if callable(source) or step == 0:
+        return
+    place = (manager.metadata(step).custom_metadata or {}).get(STREAM)
+    if place is None:
+        raise PureError(f"the checkpoint of step {step} in {manager.directory} does not say where its data were")
+    source.set_state(place)
 
 
 def train(
@@ -214,11 +222,8 @@ def train(
             task = progress.add_task("training", total=steps, completed=start)
             pending: list[Metrics] = []
             clock = time.perf_counter()
-            stream = None if callable(batch_at) else batch_at
-            coming = (
-                batches(batch_at, start, steps) if callable(batch_at) else _streamed(manager, batch_at, start, steps)
-            )
-            for step, batch in enumerate(coming, start + 1):
+            _continue_stream(manager, batch_at, start)
+            for step, batch in enumerate(batches(batch_at, start, steps), start + 1):
                 state, metrics = step_fn(state, place(batch))
                 pending.append(metrics)
                 # Waiting for the step would make the device wait for the host, so time may run out a step late.
@@ -235,7 +240,7 @@ def train(
                     progress.update(task, completed=step, description=f"loss {means['loss']:.4f}")
                     pending, clock = [], time.perf_counter()
                 if save_now:
-                    _save(manager, step, state, stream)
+                    _save(manager, step, state, batch_at)
                     clock = time.perf_counter()
                 if late:
                     break
@@ -250,8 +255,8 @@ def _log(path: Path, row: dict[str, float]) -> None:
         raise not_writable(path, error) from error
 
 
-def _save(manager: ocp.CheckpointManager, step: int, state: State, stream: Stream | None = None) -> None:
-    place = None if stream is None else {STREAM: stream.get_state()}
+def _save(manager: ocp.CheckpointManager, step: int, state: State, source: Callable[[int], Batch] | Stream) -> None:
+    place = None if callable(source) else {STREAM: source.get_state()}
     try:
         manager.save(step, args=ocp.args.StandardSave(state), custom_metadata=place)
     except (OSError, ValueError) as error:  # ValueError: how tensorstore reports a full disk

@@ -126,6 +126,9 @@ class Killed:
     def __getattr__(self, name):
         return getattr(self.source, name)
 
+    def __iter__(self):
+        return self
+
     def __next__(self):
         self.after -= 1
         if self.after < 0:
@@ -139,7 +142,7 @@ def losses(out):
 
 def test_a_killed_run_goes_on_bit_for_bit(folders, tmp_path, tokenizer_file, monkeypatch):
     whole = trained(folders, tmp_path / "whole", tokenizer_file)
-    for killed in (2, 4, 5):
+    for killed in (2, 5):  # before and behind the first checkpoint
         out = tmp_path / f"cut{killed}"
         source = opened(folders, out, weights=(2.0, 1.0))
         begin = type(source).stream
