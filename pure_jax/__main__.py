@@ -19,13 +19,15 @@ from pure_jax.convert.command import Compare, Convert, Quantize
 from pure_jax.errors import PureError
 from pure_jax.files import not_writable
 from pure_jax.infer.command import Benchmark, Evaluate, Restore
-from pure_jax.train.command import Compile, Degrade, Plot, Train
+from pure_jax.train.command import Compile, Degrade, Plot, Replay, Tokenize, Train
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "restore": Restore,
     "convert": Convert,
     "quantize": Quantize,
     "compare": Compare,
+    "tokenize": Tokenize,
+    "replay": Replay,
     "train": Train,
     "plot": Plot,
     "compile": Compile,

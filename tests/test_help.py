@@ -64,6 +64,7 @@ def test_every_option_has_a_text(name):
         ("restore", "IN [OUT]"),
         ("evaluate", "DIR"),
         ("degrade", "SRC DST"),
+        ("tokenize", "PHOTOS RECORDS"),
         ("convert", "SRC DST"),
         ("quantize", "SRC DST"),
         ("compare", "A B"),

@@ -1,4 +1,4 @@
-"""`pure train`, with its steps in the order in which they make a model, and `pure degrade`."""
+"""`pure train`, with its steps in their order, `pure tokenize`, `pure plot` and `pure degrade`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tyro.conf import subcommand
 from pure_jax.config import PRESETS, ModelConfig, SamplingConfig, from_dict
 from pure_jax.errors import PureError
 from pure_jax.train.cluster import ClusterConfig
-from pure_jax.train.config import LanguageModelTrainConfig, VQGANTrainConfig
+from pure_jax.train.config import LanguageModelTrainConfig, TextConfig, TokenizeConfig, VQGANTrainConfig
 
 if TYPE_CHECKING:
     from pure_jax.train.recipes.language_model import LanguageModelRecipe
@@ -112,59 +112,23 @@ class TrainVQGAN:
 
 
 @dataclass(frozen=True)
-class MakeRecords:
-    """Degrade regions of the photos and encode both sides with a trained tokenizer."""
-
-    photos: Path
-    """Folder of photographs with captions.jsonl; its train split is read."""
-    vqgan: Path = Path("runs/vqgan")
-    """--out of `pure train vqgan`; its averaged weights are used."""
-    out: Path = Path("runs/records.npz")
-    """File to write."""
-    preset: str = "demo"
-    """Model preset whose tile and tokenizer sizes are used."""
-    regions: int = 1000
-    """Each gives 16 pairs of tiles."""
-    seed: int = 0
-    """The same seed draws the same regions and degradations."""
-
-    def run(self) -> None:
-        import numpy as np
-        from rich.progress import Progress
-
-        from pure_jax.files import require_writable
-        from pure_jax.train.data.photos import load_photos
-        from pure_jax.train.data.records import TILES_PER_SIDE, build_records, save_records
-        from pure_jax.train.runs import Run
-
-        config = _preset(self.preset)
-        require_writable(self.out)
-        photos = load_photos(self.photos, minimum=config.tile_size * TILES_PER_SIDE)
-        with Progress() as progress:
-            task = progress.add_task("regions", total=self.regions)
-            records = build_records(
-                photos,
-                config,
-                Run(self.vqgan).params(),
-                self.regions,
-                self.seed,
-                lambda done: progress.update(task, completed=done),
-            )
-        save_records(self.out, records)
-        used = len(np.unique(records.hq_codes)) / config.vqgan.codebook_size
-        print(f"{self.out}: {len(records)} pairs, {used:.1%} of the codebook in HQ tiles")
-
-
-@dataclass(frozen=True)
 class TrainLanguageModel:
     """Train the transformer on records; resumes where --out left off."""
 
-    records: Path = Path("runs/records.npz")
-    """--out of `pure train records`."""
+    records: tuple[Path, ...] = (Path("runs/records"),)
+    """Folders that `pure tokenize` made."""
+    weights: tuple[float, ...] = ()
+    """How much of each folder is read, one number for each; by default as much as there is in it."""
     tokenizer: Path = Path("runs/tokenizer.json")
     """--out of `pure train tokenizer`."""
     vqgan: Path = Path("runs/vqgan")
-    """Its codebook starts the image codes' embeddings."""
+    """The image tokenizer of the records; its codebook starts the image codes' embeddings."""
+    captions: Path | None = None
+    """JSON lines with key and caption, which replace those of the records."""
+    scores: Path | None = None
+    """JSON lines with key, variant, blur and noise, for --labels file."""
+    thresholds: Path | None = None
+    """JSON file of another run, thresholds.json, with its level borders; by default terciles of these records."""
     out: Path = Path("runs/lm")
     """Folder for checkpoints and metrics.jsonl."""
     preset: str = "demo"
@@ -191,12 +155,14 @@ class TrainLanguageModel:
     profile: tuple[int, int] | None = None
     """Steps FIRST LAST of which a trace is written, into the folder profile in --out, for TensorBoard or Perfetto."""
     cluster: Annotated[ClusterConfig, tyro.conf.arg(name="")] = field(default_factory=ClusterConfig)
+    text: Annotated[TextConfig, tyro.conf.arg(name="")] = field(default_factory=TextConfig)
     train: Annotated[LanguageModelTrainConfig, tyro.conf.arg(name="")] = field(default_factory=LanguageModelTrainConfig)
     interrupted: ClassVar[str] = RESUMES
 
     def run(self) -> None:
-        from pure_jax.train.data.records import load_records
-        from pure_jax.train.language_model import tercile_thresholds
+        from pure_jax.train.data.image_tokenizer import load_image_tokenizer
+        from pure_jax.train.examples import require_fitting
+        from pure_jax.train.opening import open_batches
         from pure_jax.train.runs import Run
         from pure_jax.train.sharding import read_mesh
         from pure_jax.train.stages import train_language_model
@@ -206,14 +172,18 @@ class TrainLanguageModel:
         recipe, watch = self.followed(), Watching(tensorboard=self.tensorboard, profile=self.profile)
         self.cluster.join()
         mesh = self.mesh or recipe.mesh
-        records = load_records(self.records)
+        image_tokenizer = load_image_tokenizer(self.vqgan)
+        source = open_batches(
+            self.records, self.weights, self.text, self.captions, self.scores, self.thresholds, self.out
+        )
+        require_fitting(source.sets, image_tokenizer, self.vqgan, recipe.model)
         train_language_model(
-            records,
-            tercile_thresholds(records),
+            source,
+            source.thresholds,
             recipe.model,
             recipe.train,
             self.tokenizer,
-            Run(self.vqgan).params()["quantizer"]["codebook"],
+            image_tokenizer.codebook,
             Run(
                 self.out,
                 save_every=self.save_every,
@@ -276,7 +246,7 @@ class Export:
     tokenizer: Path = Path("runs/tokenizer.json")
     """--out of `pure train tokenizer`."""
     vqgan: Path = Path("runs/vqgan")
-    """--out of `pure train vqgan`."""
+    """--out of `pure train vqgan`, or another image tokenizer that `pure tokenize` took."""
     lm: Path = Path("runs/lm")
     """--out of `pure train lm`."""
     preset: str = "demo"
@@ -298,6 +268,7 @@ class Export:
         import dataclasses
 
         from pure_jax.checkpoint import DTYPES, save
+        from pure_jax.train.data.image_tokenizer import load_image_tokenizer
         from pure_jax.train.lora import save_peft
         from pure_jax.train.recipes.language_model import language_model_recipe
         from pure_jax.train.runs import Run
@@ -324,7 +295,7 @@ class Export:
             sampling = from_dict(SamplingConfig, asdict(config.sampling) | changes, str(self.sampling))
             config = dataclasses.replace(config, sampling=sampling)
         tokenizer, card = _read(self.tokenizer), _read(self.card) if self.card else "# A model made by pure-jax\n"
-        vqgan = Run(self.vqgan).params()
+        vqgan = load_image_tokenizer(self.vqgan).params
         vocabulary = load_vocabulary(self.tokenizer, config.codes_per_grid, config.vqgan.codebook_size)
         transformer = trained_params(Run(self.lm), config, vocabulary, vqgan["quantizer"]["codebook"])
         params = {"transformer": transformer, "vqgan": vqgan}
@@ -393,13 +364,14 @@ class TrainDemo:
 
 @dataclass(frozen=True)
 class Train:
-    """Make a model: all at once (demo), or step by step: tokenizer, vqgan, records, lm, export; speed times a step."""
+    """Make a model: all at once (demo), or in steps: tokenizer, vqgan, lm (on records of `pure tokenize`), export.
+
+    speed times a training step."""
 
     step: Annotated[
         Annotated[TrainDemo, subcommand("demo")]
         | Annotated[TrainTokenizer, subcommand("tokenizer")]
         | Annotated[TrainVQGAN, subcommand("vqgan")]
-        | Annotated[MakeRecords, subcommand("records")]
         | Annotated[TrainLanguageModel, subcommand("lm")]
         | Annotated[Export, subcommand("export")]
         | Annotated[Speed, subcommand("speed")],
@@ -412,6 +384,82 @@ class Train:
 
     def run(self) -> None:
         self.step.run()
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """Turn photos into records for `pure train lm`: codes of tiles and of their degradations; goes on where it stopped.
+
+    Any number of processes share the work: with --shard, or as jax.distributed numbers them.
+    """
+
+    photos: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTOS")]
+    """Folder of photos, and of folders of photos; captions.jsonl may lie there with captions and splits."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RECORDS")]
+    """Folder of records; the same one for all processes."""
+    model: str | None = None
+    """Whose image tokenizer: a model directory, --out of `pure train vqgan`, LlamaGen's file; by default the demo's."""
+    captions: Path | None = None
+    """Captions of the photos, JSON lines with file and caption; by default captions.jsonl in PHOTOS."""
+    split: str = "train"
+    """Photos that the captions put into another split are left out."""
+    shard: str | None = None
+    """Which part of the files this process makes, as 0/4 ... 3/4; by default all, or one for each process of jax."""
+    workers: int | None = None
+    """Threads that read and degrade photos; by default one for each core."""
+    quiet: bool = False
+    """Print nothing but errors and skipped photos."""
+    options: Annotated[TokenizeConfig, tyro.conf.arg(name="")] = field(default_factory=TokenizeConfig)
+    interrupted: ClassVar[str] = "whole files of records stay; the same command continues with the next one"
+
+    def run(self) -> None:
+        import os
+        import time
+
+        from rich.console import Console
+        from rich.progress import Progress
+
+        from pure_jax.train.data.image_tokenizer import load_image_tokenizer
+        from pure_jax.train.data.job import prepare, read_shard
+        from pure_jax.train.data.tokenize import tokenize
+
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if self.workers is not None and self.workers < 1:
+            raise PureError(f"{self.workers} workers read nothing; give 1 or more")
+        shard, began = read_shard(self.shard), time.monotonic()
+        tokenizer = load_image_tokenizer(None if self.model is None else Path(self.model))
+        job = prepare(self.photos, tokenizer, self.options, split=self.split, captions=self.captions)
+        with Progress(console=Console(stderr=True), disable=self.quiet) as progress:
+            task = progress.add_task("photos", total=job.photos_of(shard))
+            advance = lambda count: progress.advance(task, count)  # noqa: E731
+            report = tokenize(job, self.out, shard, self.workers or cores, advance)
+        if not self.quiet:
+            there = f", {report.there} files were there" if report.there else ""
+            skipped = f", {report.skipped} photos skipped" if report.skipped else ""
+            seconds = time.monotonic() - began
+            print(f"{self.out}: {report.records} records in {report.files} files, {seconds:.1f} s{there}{skipped}")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Make the pictures of records again, from the photos and the recorded draws, for captioners and estimators."""
+
+    records: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RECORDS")]
+    """Folder that `pure tokenize` made."""
+    photos: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTOS")]
+    """The photos that it was made of."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
+    """New folder for the pictures and pictures.jsonl, which says whose they are."""
+    limit: int | None = None
+    """The first so many records; by default all."""
+    low: bool = True
+    """The low-quality pictures too, at their own size."""
+
+    def run(self) -> None:
+        from pure_jax.train.data.replay import write_pictures
+
+        count = write_pictures(self.records, self.photos, self.out, self.limit, self.low)
+        print(f"{self.out}: pictures of {count} records")
 
 
 @dataclass(frozen=True)
@@ -501,6 +549,10 @@ class Degrade:
     """Text file with the names of the photos to take, one a line; by default all."""
     limit: int | None = None
     """Take the first so many photos by name; by default all."""
+    sharpen: str = "none"
+    """Unsharp mask: none, input_only (what is degraded, not the target) or both."""
+    replay: Path | None = None
+    """pairs.jsonl of an earlier call: repeat its draws, for its photos, instead of drawing with --seed."""
     overwrite: bool = False
     """Replace the pairs that lie in the destination; by default it must be empty."""
     quiet: bool = False
@@ -528,6 +580,8 @@ class Degrade:
                 split=self.split,
                 names=_names(self.names),
                 limit=self.limit,
+                sharpen=self.sharpen,
+                replay=self.replay,
                 overwrite=self.overwrite,
             )
         finally:

@@ -17,6 +17,10 @@ def require(config: Any, **ranges: tuple[float, float]) -> None:
             raise PureError(f"{name} is {value}, but it must lie in {low:,.10g} ... {high:,.10g}")
 
 
+GUIDANCE = ("none", "perception", "understanding", "full")
+"""Of `pure_jax.sequence`, which would load numpy."""
+LABELS = ("params", "twin", "file")
+"""The same of `pure_jax.train.data.labels`."""
 STEPS = (1, 10**9)
 SHARE = (0.0, 1.0)
 WEIGHT = (0.0, 1e6)
@@ -230,3 +234,79 @@ class AdversarialTrainConfig:
 @dataclass(frozen=True)
 class DecoderTrainConfig(AdversarialTrainConfig):
     """One run. Each step reads `batch` fresh crops through the encoder and `batch` tiles that were restored."""
+
+
+@dataclass(frozen=True)
+class TokenizeConfig:
+    """What decides the records of a photo, apart from the image tokenizer."""
+
+    tile: int = 0
+    """Side of a tile in pixels; 0: the model's own."""
+    tiles_per_side: int = 1
+    """Tiles along a side of a region, which is degraded as a whole and gives a record for each tile."""
+    crops: int = 1
+    """Regions of each photo, each at a place of its own."""
+    variants: int = 4
+    """Degradations of each region; every epoch of a training reads another one."""
+    preset: str = "real-esrgan"
+    """real-esrgan, mild or light"""
+    sharpen: str = "input_only"
+    """Unsharp mask: none, input_only (what is degraded, not the target) or both."""
+    largest_reduction: float = 1.0
+    """Half of the regions are cut larger, up to so many times, and shrunk; 1 keeps the photo's own pixels."""
+    twin: bool = True
+    """Measure blur and noise against a degradation without noise, beside computing them from the draws."""
+    seed: int = 0
+    """The same seed, photo and options give the same records."""
+    photos_per_file: int = 64
+    """Photos of one file of records; a killed run makes the file again that it was writing."""
+
+    def __post_init__(self) -> None:
+        counts = {"crops": (1, 10**6), "variants": (1, 1024), "tiles_per_side": (1, 64), "photos_per_file": (1, 10**6)}
+        require(self, tile=(0, 4096), largest_reduction=(1.0, 64.0), seed=(0, 2**32 - 1), **counts)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """What answers say before their image."""
+
+    guidance: str = "full"
+    """none, perception, understanding, full, or shares that a sample draws from, such as full=0.7,none=0.3."""
+    labels: str = "params"
+    """Scores that the levels of blur and noise come from: params (draws), twin (measured) or file (--scores)."""
+    caption_dropout: float = 0.0
+    """Share of samples whose caption is left out."""
+    text_tokens: int = 240
+    """Tokens at most; a longer caption loses its last sentences, then words. A model of a fixed length has its own."""
+
+    def __post_init__(self) -> None:
+        require(self, caption_dropout=SHARE, text_tokens=(16, 8192))
+        if self.labels not in LABELS:
+            raise PureError(f"labels is {self.labels!r}, but it must be one of {', '.join(LABELS)}")
+        self.shares()
+
+    def shares(self) -> dict[str, float]:
+        """The share of each guidance that is drawn.
+
+        Raises:
+            PureError: an unknown guidance, or shares that are no positive numbers.
+        """
+        if "=" not in self.guidance:
+            return {_known_guidance(self.guidance): 1.0}
+        shares: dict[str, float] = {}
+        for part in self.guidance.split(","):
+            name, _, text = part.partition("=")
+            try:
+                share = float(text)
+            except ValueError:
+                share = 0.0
+            if not 0 < share < 1e9 or name.strip() in shares:
+                raise PureError(f"guidance has {part!r}; write shares above 0 as full=0.7,none=0.3, each name once")
+            shares[_known_guidance(name.strip())] = share
+        return {name: share / sum(shares.values()) for name, share in shares.items()}
+
+
+def _known_guidance(name: str) -> str:
+    if name not in GUIDANCE:
+        raise PureError(f"guidance is {name!r}, but it must be one of {', '.join(GUIDANCE)}, or shares of them")
+    return name

@@ -18,8 +18,8 @@ from pure_jax.config import ModelConfig
 from pure_jax.errors import PureError
 from pure_jax.sequence import IGNORE, degradation_sentence, training_example
 from pure_jax.train.config import LanguageModelTrainConfig
-from pure_jax.train.data.labels import Thresholds, levels
-from pure_jax.train.data.records import RecordRounds, Records
+from pure_jax.train.data.labels import Thresholds, levels, terciles
+from pure_jax.train.data.rounds import RecordRounds, Records
 from pure_jax.train.lora import adapted_variables
 from pure_jax.train.optimiser import adamw, averaged, learning_rate
 from pure_jax.transformer import Transformer
@@ -43,12 +43,7 @@ class LanguageModelState:
 
 def tercile_thresholds(records: Records) -> Thresholds:
     """Level boundaries that make small, medium and large equally frequent in `records`."""
-
-    def terciles(scores: np.ndarray) -> tuple[float, float]:
-        low, high = np.quantile(scores, [1 / 3, 2 / 3])
-        return float(low), float(high)
-
-    return Thresholds(kind="params", blur=terciles(records.blur), noise=terciles(records.noise))
+    return terciles("params", np.stack([records.blur, records.noise], axis=1))
 
 
 def answer_text(records: Records, index: int, thresholds: Thresholds) -> str:

@@ -1,11 +1,13 @@
 """The training loop that all networks share: batches by step number, checkpoints, resume.
 
 A state is any pytree with a scalar `step`; the batch of a step depends on the step alone. So a run that was killed and
-started again continues with the batches, the learning rate and the weights it would have had.
+started again continues with the batches, the learning rate and the weights it would have had. Batches may also come
+from a stream, whose place is kept in the checkpoint.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 import threading
@@ -14,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import Queue
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -32,9 +34,31 @@ Batch = Any
 State = Any
 Metrics = dict[str, jax.Array]
 
+STREAM = "stream"
+"""In a checkpoint's metadata: where the stream of batches is."""
 
-def batches(batch_at: Callable[[int], Batch], start: int, stop: int, ahead: int = 2) -> Iterator[Batch]:
-    """batch_at(start), ..., batch_at(stop - 1), made by one thread that stays `ahead` batches in front."""
+
+class Stream(Protocol):
+    """Batches one after the other that can say where they are, such as an iterator of Grain's."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __next__(self) -> Batch: ...
+
+    def get_state(self) -> Any:
+        """Of the batch that comes next, as values that go into JSON."""
+
+    def set_state(self, state: Any) -> None: ...
+
+
+def batches(batch_at: Callable[[int], Batch] | Stream, start: int, stop: int, ahead: int = 2) -> Iterator[Batch]:
+    """batch_at(start), ..., batch_at(stop - 1), made by one thread that stays `ahead` batches in front.
+
+    A stream, which is at `start` and has threads of its own, is read when the batch is wanted.
+    """
+    if not callable(batch_at):
+        yield from itertools.islice(batch_at, stop - start)
+        return
     queue: Queue = Queue(maxsize=ahead)
     done = threading.Event()
 
@@ -152,10 +176,24 @@ def _is_whole(manager: ocp.CheckpointManager, step: int) -> bool:
     return True
 
 
+def _continue_stream(manager: ocp.CheckpointManager, source: Callable[[int], Batch] | Stream, step: int) -> None:
+    """Set a stream to where it was when the checkpoint of that step was saved.
+
+    Raises:
+        PureError: it was saved by a run whose batches came from elsewhere.
+    """
+    if callable(source) or step == 0:
+        return
+    place = (manager.metadata(step).custom_metadata or {}).get(STREAM)
+    if place is None:
+        raise PureError(f"the checkpoint of step {step} in {manager.directory} does not say where its data were")
+    source.set_state(place)
+
+
 def train(
     state: State,
     step_fn: Callable[[State, Batch], tuple[State, Metrics]],
-    batch_at: Callable[[int], Batch],
+    batch_at: Callable[[int], Batch] | Stream,
     *,
     steps: int,
     directory: Path,
@@ -167,6 +205,7 @@ def train(
 ) -> State:
     """Run `step_fn` from the newest checkpoint in `directory` up to `steps`; returns the last state.
 
+    batch_at: the batch of a step, or a stream of all of them that is at its beginning.
     deadline: by the clock of `time.monotonic`; the first step that ends behind it is saved and is the last one.
     place: puts a batch where the step wants it, see `pure_jax.train.sharding.spread`.
 
@@ -200,6 +239,7 @@ def train(
         task = progress.add_task("training", total=steps, completed=start)
         pending: list[Metrics] = []
         clock = time.perf_counter()
+        _continue_stream(manager, batch_at, start)
         for step, batch in enumerate(waits.over(batches(batch_at, start, steps)), start + 1):
             profile.before(step)
             state, metrics = step_fn(state, place(batch))
@@ -225,7 +265,7 @@ def train(
                 progress.update(task, completed=step, description=f"loss {means['loss']:.4f}")
                 pending, clock = [], time.perf_counter()
             if save_now:
-                _save(manager, step, state, last=late or step == steps)
+                _save(manager, step, state, batch_at, last=late or step == steps)
                 clock = time.perf_counter()
             if late:
                 break
@@ -234,10 +274,17 @@ def train(
     return state
 
 
-def _save(manager: ocp.CheckpointManager, step: int, state: State, last: bool) -> None:
+def _save(
+    manager: ocp.CheckpointManager,
+    step: int,
+    state: State,
+    source: Callable[[int], Batch] | Stream,
+    last: bool,
+) -> None:
     """last: wait until it is written; else the next one may have to say what went wrong with this one."""
+    place = None if callable(source) else {STREAM: source.get_state()}
     try:
-        manager.save(step, args=ocp.args.StandardSave(state))
+        manager.save(step, args=ocp.args.StandardSave(state), custom_metadata=place)
         if last:
             manager.wait_until_finished()
     except (OSError, ValueError) as error:  # ValueError: how tensorstore reports a full disk

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from pure_jax.checkpoint import read_json
 from pure_jax.errors import PureError
 from pure_jax.files import locked, not_writable, replacing
-from pure_jax.train.loop import Batch, Metrics, State, newest_step, newest_tree, train
+from pure_jax.train.loop import Batch, Metrics, State, Stream, newest_step, newest_tree, train
 from pure_jax.train.sharding import spread
 from pure_jax.train.watching import Watching
 
@@ -49,7 +49,7 @@ class Run:
         self,
         state: State,
         step_fn: Callable[[State, Batch], tuple[State, Metrics]],
-        batch_at: Callable[[int], Batch],
+        batch_at: Callable[[int], Batch] | Stream,
         steps: int,
     ) -> State:
         """The state at `steps`, or where the time was up; see `pure_jax.train.loop.train`."""

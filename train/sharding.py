@@ -98,3 +98,11 @@ def spread(mesh: Mesh, batch: Any) -> Any:
         )
 
     return jax.tree.map(put, batch)
+
+
+def rows_needed(mesh: Mesh | None, batch: int) -> list[int]:
+    """The rows of a batch that devices of this process take, see `spread`; all without a mesh."""
+    if mesh is None:
+        return list(range(batch))
+    parts = NamedSharding(mesh, PartitionSpec(ROWS)).addressable_devices_indices_map((batch,)).values()
+    return sorted({row for part in parts if part is not None for row in range(*part[0].indices(batch))})

@@ -23,11 +23,12 @@ from pure_jax.train import decoder, language_model, vqgan
 from pure_jax.train.config import require_discriminated
 from pure_jax.train.data.labels import Thresholds, save_thresholds
 from pure_jax.train.data.photos import Photo, random_crop
-from pure_jax.train.data.records import RecordRounds, Records
+from pure_jax.train.data.rounds import RecordRounds, Records
+from pure_jax.train.examples import RecordBatches
 from pure_jax.train.flops import step_flops
-from pure_jax.train.loop import resumed
+from pure_jax.train.loop import Stream, resumed
 from pure_jax.train.runs import Run
-from pure_jax.train.sharding import on_every_device, state_shardings
+from pure_jax.train.sharding import on_every_device, rows_needed, state_shardings
 from pure_jax.train.start import Start, describe_start, first_state
 from pure_jax.vocabulary import load_vocabulary
 from pure_jax.vqgan import l2_normalize
@@ -76,7 +77,7 @@ def _held_crops(crops_at: Callable[[int], np.ndarray], options: vqgan.VQGANTrain
 
 
 def train_language_model(
-    source: Records | RecordRounds,
+    source: Records | RecordRounds | RecordBatches,
     thresholds: Thresholds,
     config: ModelConfig,
     options: language_model.LanguageModelTrainConfig,
@@ -85,7 +86,7 @@ def train_language_model(
     run: Run,
     start: Start | None = None,
 ) -> bool:
-    """Train the transformer on pairs of tiles.
+    """Train the transformer on pairs of tiles: fresh ones in rounds, or records.
 
     codebook: the image tokenizer's, float32 [codes, dim]. start: a model whose weights come first, instead of fresh
     ones; LoRA adapts it and needs one.
@@ -101,10 +102,18 @@ def train_language_model(
     codebook = np.asarray(l2_normalize(jnp.asarray(codebook)))
     side = config.tile_size // config.vqgan.stride
     prompt_length = len(prompt_ids(tokenizer, vocabulary, np.zeros((side, side), np.int32)))
-    batch_at = partial(language_model.batch_at, source, config, options, tokenizer, vocabulary, thresholds, codebook)
     model = {name: value for name, value in to_dict(config).items() if name != "sampling"}
-    told = {"model": model, "train": asdict(options), "thresholds": asdict(thresholds), "start": describe_start(start)}
-    with run.held(told):
+    about = {"model": model, "train": asdict(options), "thresholds": asdict(thresholds), "start": describe_start(start)}
+    batch_at: Callable[[int], Any] | Stream
+    if isinstance(source, RecordBatches):
+        rows = rows_needed(run.mesh, options.batch)
+        batch_at = source.stream(config, options, tokenizer, vocabulary, codebook, rows)
+        about["records"] = source.about()
+    else:
+        batch_at = partial(
+            language_model.batch_at, source, config, options, tokenizer, vocabulary, thresholds, codebook
+        )
+    with run.held(about):
         save_thresholds(run.out / THRESHOLDS, thresholds)
         state, base = first_state(config, options, vocabulary, codebook, run.mesh, start)
         shardings = None if run.mesh is None else state_shardings(run.mesh, state)

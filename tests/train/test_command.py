@@ -16,9 +16,15 @@ import pure_jax
 from pure_jax.__main__ import COMMANDS, main
 from pure_jax.config import PRESETS, tiny
 from pure_jax.errors import PureError
-from pure_jax.train.command import Export, MakeRecords, TrainLanguageModel, TrainTokenizer, TrainVQGAN
-from pure_jax.train.config import LanguageModelTrainConfig, LoraConfig, OptimiserConfig, VQGANTrainConfig
-from pure_jax.train.data.records import load_records
+from pure_jax.train.command import Export, Tokenize, TrainLanguageModel, TrainTokenizer, TrainVQGAN
+from pure_jax.train.config import (
+    LanguageModelTrainConfig,
+    LoraConfig,
+    OptimiserConfig,
+    TokenizeConfig,
+    VQGANTrainConfig,
+)
+from pure_jax.train.data.records import open_records
 from pure_jax.train.loop import newest_tree
 
 pytestmark = pytest.mark.slow
@@ -41,7 +47,7 @@ def home(tmp_path_factory):
         rows.append({"file": name, "split": split, "caption": "Some spots of colour."})
     (photos / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    files = {"tokenizer": home / "tokenizer.json", "vqgan": home / "vqgan", "records": home / "records.npz"}
+    files = {"tokenizer": home / "tokenizer.json", "vqgan": home / "vqgan", "records": (home / "records",)}
     TrainTokenizer(photos, files["tokenizer"], preset="mini", text_vocab=300).run()
     TrainVQGAN(
         photos,
@@ -52,7 +58,8 @@ def home(tmp_path_factory):
             discriminator_width=16, discriminator_layers=1,
         ),
     ).run()  # fmt: skip
-    MakeRecords(photos, files["vqgan"], files["records"], preset="mini", regions=1).run()
+    options = TokenizeConfig(tile=16, tiles_per_side=4, variants=2)
+    Tokenize(photos, home / "records", str(files["vqgan"]), options=options).run()
     TrainLanguageModel(
         out=home / "lm",
         preset="mini",
@@ -96,9 +103,9 @@ def test_every_step_left_its_files(home):
     assert steps == [[2], [2]]
     with Image.open(home / "vqgan" / "samples.png") as samples:
         assert samples.size == (8 * 16, 2 * 16)
-    records = load_records(home / "records.npz")
-    assert len(records) == 16
-    assert records.captions == ["Some spots of colour."]
+    records = open_records(home / "records")
+    assert len(records) == 2 * 16  # the third photo is of another split
+    assert {records[i].caption for i in range(32)} == {"Some spots of colour."}
     thresholds = json.loads((home / "lm" / "thresholds.json").read_text())
     assert thresholds["kind"] == "params" and len(thresholds["blur"]) == len(thresholds["noise"]) == 2
 
@@ -106,7 +113,7 @@ def test_every_step_left_its_files(home):
 def test_finished_runs_stay_as_they_are(home):
     before = (home / "lm" / "metrics.jsonl").read_text()
     options = LanguageModelTrainConfig(batch=2, steps=2, optimiser=OptimiserConfig(warmup_steps=1))
-    files = {"records": home / "records.npz", "tokenizer": home / "tokenizer.json", "vqgan": home / "vqgan"}
+    files = {"records": (home / "records",), "tokenizer": home / "tokenizer.json", "vqgan": home / "vqgan"}
     TrainLanguageModel(out=home / "lm", preset="mini", train=options, **files).run()
     assert (home / "lm" / "metrics.jsonl").read_text() == before
     with pytest.raises(PureError, match="exists already"):
@@ -155,7 +162,7 @@ def tell(capsys, *arguments: object) -> str:
 
 @pytest.fixture
 def files(home):
-    return ["--records", home / "records.npz", "--tokenizer", home / "tokenizer.json", "--vqgan", home / "vqgan"]
+    return ["--records", home / "records", "--tokenizer", home / "tokenizer.json", "--vqgan", home / "vqgan"]
 
 
 FEW = ["--preset", "mini", "--batch", 2, "--optimiser.warmup-steps", 1]
@@ -180,7 +187,6 @@ def test_options_that_only_the_files_can_tell_wrong(home, files, capsys):
     for words, arguments in (
         ("save_every is 0", ["lm", *files, *FEW, "--steps", 2, "--save-every", 0]),
         ("crop of 15 pixels is no multiple", ["vqgan", *photos, *small, "--crop", 15]),
-        ("the seed is -1", ["records", *photos, "--vqgan", home / "vqgan", "--seed", -1]),
     ):
         out = home / f"never-{arguments[0]}"
         assert words in tell(capsys, *arguments, "--out", out)
@@ -193,13 +199,12 @@ def test_an_out_where_nothing_can_be_made_is_one_sentence(home, files, capsys):
     for arguments in (
         ["tokenizer", *photos],
         ["vqgan", *photos, "--crop", 16, "--discriminator-width", 16, "--discriminator-layers", 1],
-        ["records", *photos, "--vqgan", home / "vqgan"],
         ["lm", *files, *FEW],
     ):
         assert "inside' cannot be written (" in tell(capsys, *arguments, "--out", home / "file" / "inside")
 
 
-@pytest.mark.parametrize("command", ["tokenizer", "vqgan", "records"])
+@pytest.mark.parametrize("command", ["tokenizer", "vqgan"])
 def test_an_unknown_preset_is_one_sentence_and_status_2(home, command, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["pure", "train", command, "--photos", str(home / "photos"), "--preset", "huge"])
     with pytest.raises(SystemExit) as exit_:
@@ -233,7 +238,7 @@ def test_a_model_is_trained_on_and_adapted(home, tmp_path):
     """From the exported model: --start goes on with its weights; LoRA leaves them, and export merges."""
     model = shutil.copytree(home / "model", tmp_path / "base")
     files = {"tokenizer": home / "tokenizer.json", "vqgan": home / "vqgan"}
-    common = dict(records=home / "records.npz", preset="mini", start=str(model), **files)
+    common = dict(records=(home / "records",), preset="mini", start=str(model), **files)
     optimiser = OptimiserConfig(warmup_steps=1)
     whole = LanguageModelTrainConfig(batch=2, steps=1, optimiser=optimiser)
     TrainLanguageModel(out=tmp_path / "whole", train=whole, **common).run()
@@ -256,7 +261,7 @@ def test_a_model_is_trained_on_and_adapted(home, tmp_path):
     with pytest.raises(PureError, match="give one with --start"):
         TrainLanguageModel(out=tmp_path / "no", train=lora, **common | {"start": None}).run()
     with pytest.raises(PureError, match="has num_layers 2, but the recipe says 3"):
-        deeper = ("model.transformer.num_layers=3", "model.tile_size=16")
+        deeper = ("model.transformer.num_layers=3",)
         TrainLanguageModel(out=tmp_path / "no", recipe="tiny", set=deeper, **common).run()
     with pytest.raises(PureError, match="--set changes a recipe's values"):
         TrainLanguageModel(out=tmp_path / "no", set=("train.batch=2",), **common).run()
