@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -119,6 +119,11 @@ class TrainLanguageModel:
     """Folders that `pure tokenize` made."""
     weights: tuple[float, ...] = ()
     """How much of each folder is read, one number for each; by default as much as there is in it."""
+    val_records: Path | None = None
+    """Folder of records that are not trained on: at every checkpoint their loss is logged (val_loss), and a few of them
+    are restored, in samples/ of --out."""
+    val_batches: int = 4
+    """Batches of them that are read each time."""
     tokenizer: Path = Path("runs/tokenizer.json")
     """--out of `pure train tokenizer`."""
     vqgan: Path = Path("runs/vqgan")
@@ -161,12 +166,14 @@ class TrainLanguageModel:
 
     def run(self) -> None:
         from pure_jax.train.data.image_tokenizer import load_image_tokenizer
+        from pure_jax.train.data.records import open_records
         from pure_jax.train.examples import require_fitting
         from pure_jax.train.opening import open_batches
         from pure_jax.train.runs import Run
         from pure_jax.train.sharding import read_mesh
         from pure_jax.train.stages import train_language_model
         from pure_jax.train.start import Start
+        from pure_jax.train.validation import Validation
         from pure_jax.train.watching import Watching
 
         recipe, watch = self.followed(), Watching(tensorboard=self.tensorboard, profile=self.profile)
@@ -177,6 +184,13 @@ class TrainLanguageModel:
             self.records, self.weights, self.text, self.captions, self.scores, self.thresholds, self.out
         )
         require_fitting(source.sets, image_tokenizer, self.vqgan, recipe.model)
+        validation = None
+        if self.val_records is not None:
+            if self.val_batches < 1:
+                raise PureError(f"val_batches is {self.val_batches}, but it must be 1 or more")
+            held = replace(source, sets=[open_records(self.val_records)], weights=[1.0])
+            require_fitting(held.sets, image_tokenizer, self.vqgan, recipe.model)
+            validation = Validation(held, self.val_batches, image_tokenizer.params)
         train_language_model(
             source,
             source.thresholds,
@@ -192,6 +206,7 @@ class TrainLanguageModel:
                 watch=watch,
             ),
             None if self.start is None else Start(self.start, self.new_rows),
+            validation,
         )
 
     def followed(self) -> LanguageModelRecipe:

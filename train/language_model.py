@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import flax
 import jax
@@ -13,14 +13,13 @@ import optax
 from einops import rearrange
 from jax import Array
 
-from pure_jax.attention import attend
 from pure_jax.config import ModelConfig
 from pure_jax.errors import PureError
 from pure_jax.sequence import IGNORE, degradation_sentence, training_example
+from pure_jax.train.answers import Answers, Sums, require_floats, shares
 from pure_jax.train.config import LanguageModelTrainConfig
 from pure_jax.train.data.labels import Thresholds, levels, terciles
 from pure_jax.train.data.rounds import RecordRounds, Records
-from pure_jax.train.lora import adapted_variables
 from pure_jax.train.optimiser import adamw, averaged, learning_rate
 from pure_jax.transformer import Transformer
 from pure_jax.vocabulary import Vocabulary
@@ -140,7 +139,7 @@ def init_state(
     Raises:
         PureError: the vocabulary has more ids than the model, or the model is quantised.
     """
-    _require_floats(config)
+    require_floats(config)
     if vocabulary.size > config.transformer.vocab_size:
         raise PureError(
             f"the tokenizer has {vocabulary.size} ids, more than the model's vocab_size "
@@ -165,31 +164,6 @@ def first_state(train: LanguageModelTrainConfig, params: Any) -> LanguageModelSt
     return LanguageModelState(jnp.zeros((), jnp.int32), params, ema, opt_state)
 
 
-def _require_floats(config: ModelConfig) -> None:
-    for name in ("weights", "cache"):
-        if getattr(config.transformer, name) != "float":
-            raise PureError(
-                f"a model whose {name} is {getattr(config.transformer, name)} cannot be trained; take the full model"
-            )
-
-
-def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
-    """Negative log-likelihood float32 of labels under logits, 0 where IGNORE, and the mask of what counts."""
-    valid = labels != IGNORE
-    nll = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), jnp.where(valid, labels, 0))
-    return jnp.where(valid, nll, 0.0), valid
-
-
-class Sums(NamedTuple):
-    """Of a batch's answer tokens; float32 []. Negative log-likelihoods by kind, z-loss, right codes."""
-
-    code_nll: Array
-    text_nll: Array
-    frame_nll: Array
-    z: Array
-    hits: Array
-
-
 def make_step(
     config: ModelConfig,
     train: LanguageModelTrainConfig,
@@ -200,68 +174,22 @@ def make_step(
     """The jitted update (state, (tokens, labels)) -> (state, metrics); with LoRA the third argument is the frozen base,
     parameters in the dtype in which they are to be read.
 
-    The first `prompt_length` tokens of every row are the question; the head is applied behind them only. The loss is
-    the mean over all answer tokens of the batch, on however many devices and in however many parts it is computed.
-    Code, text and frame tokens are also logged apart: frame tokens soon cost nothing and would flatter the mean. A step
-    whose loss or gradient is not finite leaves all but the step's number as it was, and is counted (`skipped`).
+    The first `prompt_length` tokens of every row are the question. The loss is the mean over all answer tokens of the
+    batch, on however many devices and in however many parts it is computed. A step whose loss or gradient
+    is not finite leaves all but the step's number as it was, and is counted (`skipped`).
 
     shardings: of the state, see `pure_jax.train.sharding`; with them the state that goes in is given away.
 
     Raises:
         PureError: the model is quantised.
     """
-    _require_floats(config)
-    dtype = jnp.dtype(train.compute_dtype)
     mesh = None if shardings is None else jax.tree.leaves(shardings)[0].mesh
-    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    net = Transformer(config.transformer, dtype, attend(train.attention, platform, dtype, mesh), train.remat)
+    answers = Answers(config, train, vocabulary, prompt_length, mesh)
     tx = adamw(train.optimiser, train.steps)
-    is_code, is_text = jnp.asarray(vocabulary.id_to_code >= 0), jnp.asarray(vocabulary.is_text)
-
-    def kinds(targets: Array) -> tuple[Array, Array, Array]:
-        valid = targets != IGNORE
-        codes, texts = (valid & table[jnp.where(valid, targets, 0)] for table in (is_code, is_text))
-        return codes, texts, valid & ~codes & ~texts
-
-    def sums_of(head: Array, hidden: Array, targets: Array) -> Sums:
-        logits = jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
-        nll, valid = cross_entropy(logits, targets)
-        masks = kinds(targets)
-        z = jnp.where(valid, jnp.square(jax.nn.logsumexp(logits, axis=-1)), 0).sum()
-        hits = masks[0] & (jnp.argmax(logits, axis=-1) == targets)
-        code, text, frame = (jnp.where(mask, nll, 0).sum() for mask in masks)
-        return Sums(code, text, frame, z, hits.sum().astype(jnp.float32))
-
-    def in_rows(head: Array, hidden: Array, targets: Array) -> Sums:
-        """The same, with the logits of some positions at a time; they are made once more for the gradient."""
-        rows = train.logit_rows
-        hidden, targets = (
-            jnp.pad(x, ((0, 0), (0, -x.shape[1] % rows), *[(0, 0)] * (x.ndim - 2)), constant_values=fill)
-            for x, fill in ((hidden, 0), (targets, IGNORE))
-        )
-        parts = (rearrange(x, "b (n r) ... -> n b r ...", r=rows) for x in (hidden, targets))
-        each = jax.lax.map(jax.checkpoint(lambda part: sums_of(head, *part)), tuple(parts))
-        return jax.tree.map(lambda x: x.sum(axis=0), each)
-
-    def variables_of(params: Any, base: Any) -> Any:
-        return adapted_variables(base, params, train.lora, vocabulary) if train.lora.rank else {"params": params}
 
     def loss_fn(params: Any, base: Any, tokens: Array, labels: Array, key: Array, count: Array) -> tuple[Array, Sums]:
-        variables = variables_of(params, base)
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        hidden, _ = net.apply(
-            variables,
-            tokens[:, :-1],
-            positions[:, :-1],
-            deterministic=False,
-            hidden_only=True,
-            rngs={"dropout": key},
-        )
-        head = variables["params"]["lm_head"]["kernel"].astype(dtype)
-        sums = (in_rows if train.logit_rows else sums_of)(
-            head, hidden[:, prompt_length - 1 :], labels[:, prompt_length:]
-        )
-        return (sums.code_nll + sums.text_nll + sums.frame_nll + train.z_loss * sums.z) / count, sums
+        sums = answers.sums(params, base, tokens, labels, key)
+        return (sums.nll + train.z_loss * sums.z) / count, sums
 
     def gradients(params: Any, base: Any, tokens: Array, labels: Array, key: Array, count: Array) -> tuple[Any, Sums]:
         if train.accumulate == 1:
@@ -271,10 +199,10 @@ def make_step(
 
         def add(total: Any, part: Any) -> tuple[Any, None]:
             own_tokens, own_labels, own_key = part
-            new = jax.grad(loss_fn, has_aux=True)(params, base, own_tokens, own_labels, own_key, count)
-            return jax.tree.map(jnp.add, total, new), None
+            grads, sums = jax.grad(loss_fn, has_aux=True)(params, base, own_tokens, own_labels, own_key, count)
+            return (jax.tree.map(jnp.add, total[0], grads), total[1].plus(sums)), None
 
-        nothing = jax.tree.map(jnp.zeros_like, params), Sums(*[jnp.zeros(())] * len(Sums._fields))
+        nothing = jax.tree.map(jnp.zeros_like, params), Sums.nothing()
         return jax.lax.scan(add, nothing, (*parts, jax.random.split(key, train.accumulate)))[0]
 
     def step_fn(
@@ -282,11 +210,11 @@ def make_step(
     ) -> tuple[LanguageModelState, dict[str, Array]]:
         tokens, labels = batch
         key = jax.random.fold_in(jax.random.key(train.seed), state.step)
-        codes, texts, frames = (mask.sum() for mask in kinds(labels[:, prompt_length:]))
-        count = jnp.maximum(codes + texts + frames, 1)
+        counts = answers.counts(labels)
+        count = counts.all
         grads, sums = gradients(state.params, base, tokens, labels, key, count)
         norm = optax.tree.norm(grads)
-        nll = (sums.code_nll + sums.text_nll + sums.frame_nll) / count
+        nll = sums.nll / count
         good = jnp.isfinite(norm) & jnp.isfinite(nll)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -303,10 +231,7 @@ def make_step(
         )
         metrics = {
             "loss": nll + train.z_loss * sums.z / count,
-            "code_nll": sums.code_nll / jnp.maximum(codes, 1),
-            "text_nll": sums.text_nll / jnp.maximum(texts, 1),
-            "frame_nll": sums.frame_nll / jnp.maximum(frames, 1),
-            "code_accuracy": sums.hits / jnp.maximum(codes, 1),
+            **shares(sums, counts),
             "grad_norm": norm,
             "learning_rate": learning_rate(train.optimiser, train.steps)(state.step),
         }

@@ -20,6 +20,7 @@ from pure_jax.errors import PureError
 from pure_jax.infer.metrics.perceptual import load_params
 from pure_jax.sequence import answer_ids, prompt_ids
 from pure_jax.train import decoder, language_model, vqgan
+from pure_jax.train.answers import Answers
 from pure_jax.train.config import require_discriminated
 from pure_jax.train.data.labels import Thresholds, save_thresholds
 from pure_jax.train.data.photos import Photo, random_crop
@@ -30,6 +31,7 @@ from pure_jax.train.loop import Stream, resumed
 from pure_jax.train.runs import Run
 from pure_jax.train.sharding import on_every_device, rows_needed, state_shardings
 from pure_jax.train.start import Start, describe_start, first_state
+from pure_jax.train.validation import Validation
 from pure_jax.vocabulary import load_vocabulary
 from pure_jax.vqgan import l2_normalize
 
@@ -85,11 +87,12 @@ def train_language_model(
     codebook: np.ndarray,
     run: Run,
     start: Start | None = None,
+    validation: Validation | None = None,
 ) -> bool:
     """Train the transformer on pairs of tiles: fresh ones in rounds, or records.
 
     codebook: the image tokenizer's, float32 [codes, dim]. start: a model whose weights come first, instead of fresh
-    ones; LoRA adapts it and needs one.
+    ones; LoRA adapts it and needs one. validation: what is looked at, at every checkpoint.
 
     Raises:
         PureError: the tokenizer's file does not fit the model; LoRA without a start; what `start_params`, `Run.held`
@@ -120,6 +123,10 @@ def train_language_model(
         step_fn = language_model.make_step(config, options, vocabulary, prompt_length, shardings)
         if base is not None:
             step_fn = partial(step_fn, base=base)
+        if validation is not None:
+            answers = Answers(config, options, vocabulary, prompt_length, run.mesh)
+            evaluate = validation.evaluate(answers, tokenizer, codebook, run.out, base)
+            run = replace(run, watch=replace(run.watch, evaluate=evaluate))
         if options.sequence or config.text_length:  # else its length differs from batch to batch
             sequence = options.sequence or prompt_length + len(
                 answer_ids(tokenizer, vocabulary, "", np.zeros((side, side), np.int32), config.text_length)

@@ -120,10 +120,21 @@ def test_finished_runs_stay_as_they_are(home):
         Export(home / "model", home / "tokenizer.json", home / "vqgan", home / "lm", preset="mini").run()
 
 
-def test_a_run_goes_on_over_a_mesh(home, files):
+def test_a_run_goes_on_over_a_mesh_and_looks_at_other_records(home, files):
+    """Which are the same ones here, so that the loss of what was learned last is known."""
     out = shutil.copytree(home / "lm", home / "meshed")
-    main(["train", "lm", *map(str, [*files, "--out", out, *FEW, "--steps", 3, "--mesh", "data=1"])])
-    assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 3
+    held = ["--val-records", home / "records", "--val-batches", 2]
+    main(["train", "lm", *map(str, [*files, "--out", out, *FEW, "--steps", 3, "--mesh", "data=1", *held])])
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 3
+    assert last["val_loss"] == pytest.approx(last["loss"], rel=0.1) and 0 <= last["val_code_accuracy"] <= 1
+    with Image.open(out / "samples" / "00000003.png") as samples:
+        assert samples.size == (4 * 16, 3 * 16)
+        hq = np.asarray(samples)[32:]
+    record = open_records(home / "records")[0]
+    vqgan, params = pure_jax.load_vqgan(home / "model")
+    wanted = pure_jax.decode_codes(vqgan, params, np.asarray(record.hq_codes, np.int32)[None])[0]
+    assert np.abs(hq[:, :16].astype(int) - wanted).max() <= 4  # the exported weights are bfloat16
 
 
 @pytest.mark.parametrize(
