@@ -265,7 +265,10 @@ def test_a_missing_picture_and_a_directory_are_refused(pure, folder):
     [
         (["photo.png", "nowhere/out.png"], "the directory of output 'nowhere/out.png' does not exist"),
         (["photo.png", "folder.png"], "output 'folder.png' is a directory"),
-        (["photo.png", "out.gif"], "'out.gif' needs a name that ends in .png, .jpg, .jpeg or .webp"),
+        (
+            ["photo.png", "out.gif"],
+            "'out.gif' needs a name that ends in .png, .jpg, .jpeg, .webp, .avif, .tif or .tiff",
+        ),
         (["photo.png", "out"], "'out' needs a name"),
         (["glass.png", "out.jpg"], "'out.jpg' cannot hold transparency"),
         (["photo.png", "out.png", "--entropy-map", "map.jpg"], "'map.jpg' must be a .png file"),
