@@ -23,18 +23,24 @@ def output_names(
         owned: results of earlier runs; they keep their names, and nobody else gets them.
         forbidden: relative paths that no result may have.
     """
-    owned = owned or {}
-    result = {name: owned[name] for name in names if owned.get(name, "").endswith(suffix)}
-    taken = {_as_a_disk_sees(path) for path in (*owned.values(), *forbidden)}
-    rest = sorted(set(names) - result.keys())
+    everyone, owned = sorted(set(names)), owned or {}
+    # Planned as if nothing were there, so that a run that goes on after a kill plans what the first one did.
+    planned, waiting = {}, everyone
+    taken = {_as_a_disk_sees(path) for path in forbidden}
     for candidate in (_by_stem, _by_name, _by_digest):
-        wanted = {name: candidate(name, suffix) for name in rest}
+        wanted = {name: candidate(name, suffix) for name in waiting}
         often = Counter(map(_as_a_disk_sees, wanted.values()))
         free = {n: w for n, w in wanted.items() if often[_as_a_disk_sees(w)] == 1 and _as_a_disk_sees(w) not in taken}
-        result |= free
+        planned |= free
         taken |= {_as_a_disk_sees(path) for path in free.values()}
-        rest = [name for name in rest if name not in free]
-    assert not rest, "a digest of 64 bits was met twice"
+        waiting = [name for name in waiting if name not in free]
+    assert not waiting, "a digest of 64 bits was met twice"
+    result = {name: owned[name] for name in everyone if owned.get(name, "").endswith(suffix)}
+    others = {_as_a_disk_sees(path) for path in owned.values()}
+    for name in everyone:
+        if name not in result:
+            path = planned[name]
+            result[name] = _by_digest(name, suffix) if _as_a_disk_sees(path) in others else path
     return result
 
 
