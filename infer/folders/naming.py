@@ -25,7 +25,8 @@ def output_names(
     """
     everyone, owned = sorted(set(names)), owned or {}
     # Planned as if nothing were there, so that a run that goes on after a kill plans what the first one did.
-    planned, waiting = {}, everyone
+    planned: dict[str, str] = {}
+    waiting = everyone
     taken = {_as_a_disk_sees(path) for path in forbidden}
     for candidate in (_by_stem, _by_name, _by_digest):
         wanted = {name: candidate(name, suffix) for name in waiting}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -15,7 +17,7 @@ from pure_jax.infer.pictures.picture import Picture
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow's own conversion to grey
 _XMP_TAG = 700
-_UNSIGNED = 1
+_UNSIGNED, _BYTES, _TEXT = 1, 1, 2  # sample format; types of tags
 
 
 def available() -> bool:
@@ -39,6 +41,7 @@ def read_samples(data: bytes, page: int = 0) -> np.ndarray | None:
     import imagecodecs
     import tifffile
 
+    logging.getLogger("imagecodecs").setLevel(logging.ERROR)  # it advises on interlaced files, which it reads well
     if data.startswith(b"\x89PNG"):
         samples = imagecodecs.png_decode(data)
     else:
@@ -69,12 +72,17 @@ def encode_png(picture: Picture) -> bytes:
 
 
 def encode_tiff(pictures: Sequence[Picture]) -> bytes:
-    """A TIFF file of 16 bits a channel, one page for each picture, with profile and XMP; EXIF finds no place in it."""
+    """A TIFF file of 16 bits a channel, one page for each picture, with profile and XMP.
+
+    Of EXIF it holds camera, date, names and rights; the directories of exposure and place find no place in it.
+    """
     import tifffile
 
     buffer = io.BytesIO()
     with tifffile.TiffWriter(buffer) as file:
         for picture in pictures:
+            if picture.alpha is not None and picture.grey:  # which few programs read from a TIFF file, so: as colour
+                picture = replace(picture, grey=False, icc=None)
             samples = _samples(picture)
             file.write(
                 samples,
@@ -84,7 +92,7 @@ def encode_tiff(pictures: Sequence[Picture]) -> bytes:
                 compression="zlib",
                 predictor=True,
                 iccprofile=picture.icc,
-                extratags=[(_XMP_TAG, 1, len(picture.xmp), picture.xmp, True)] if picture.xmp else [],
+                extratags=_tags(picture),
                 metadata=None,
                 software=False,
             )
@@ -99,6 +107,16 @@ def _samples(picture: Picture) -> np.ndarray:
     if picture.alpha is not None:
         channels.append(picture.alpha.astype(np.uint16) * 257)
     return channels[0] if len(channels) == 1 else np.stack(channels, axis=-1)
+
+
+def _tags(picture: Picture) -> list[tuple[int, int, int, bytes | str, bool]]:
+    """Further tags of a TIFF page: (tag, type, count, value, whether it is the first page's only)."""
+    tags: list[tuple[int, int, int, bytes | str, bool]] = []
+    if picture.xmp:
+        tags.append((_XMP_TAG, _BYTES, len(picture.xmp), picture.xmp, True))
+    exif = Image.Exif()
+    exif.load(picture.exif or b"")
+    return tags + [(tag, _TEXT, 0, value, True) for tag, value in exif.items() if isinstance(value, str)]
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -77,13 +77,11 @@ def from_image(image: Image.Image, name: str = "the picture", *, keep_gps: bool 
     if image.has_transparency_data:
         image = image.convert("RGBA")
         alpha = np.array(image.getchannel("A"))
-    icc = image.info.get("icc_profile")
     return Picture(
         rgb=np.array(image.convert("RGB")),
         alpha=opaque_is_none(alpha),
         grey=grey,
-        # Bytes 16..19 of a profile name its colour space: a CMYK profile must not travel on with RGB pixels.
-        icc=icc if icc and icc[16:20] == (b"GRAY" if grey else b"RGB ") else None,
+        icc=fitting_profile(image.info.get("icc_profile"), grey),
         fine=fine,
         exif=exif,
         xmp=xmp,
@@ -101,6 +99,11 @@ def to_image(picture: Picture) -> Image.Image:
     if picture.icc:
         image.info["icc_profile"] = picture.icc
     return image
+
+
+def fitting_profile(icc: bytes | None, grey: bool) -> bytes | None:
+    """A colour profile, or None where it is of other channels: one of CMYK must not travel on with RGB pixels."""
+    return icc if icc and icc[16:20] == (b"GRAY" if grey else b"RGB ") else None  # there it names its colour space
 
 
 def opaque_is_none(alpha: np.ndarray | None) -> np.ndarray | None:

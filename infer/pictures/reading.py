@@ -26,6 +26,7 @@ from pure_jax.infer.pictures.picture import (
     Picture,
     check_size,
     damaged,
+    fitting_profile,
     from_image,
     opaque_is_none,
     reason_of,
@@ -187,6 +188,8 @@ def _frame(image: Image.Image, data: bytes, place: int, name: str, keep_gps: boo
     changes: dict[str, Any] = {"rgb": to_eight_bit(fine), "fine": fine}
     if channels in (2, 4):
         changes["alpha"] = opaque_is_none(to_eight_bit(samples[..., -1]))
+    if channels < 3:  # Pillow reads grey with transparency as colour
+        changes |= {"grey": True, "icc": fitting_profile(image.info.get("icc_profile"), grey=True)}
     return dataclasses.replace(picture, **changes)
 
 

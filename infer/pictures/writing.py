@@ -11,7 +11,6 @@ from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from pure_jax.errors import PureError
 from pure_jax.files import not_writable, replacing
@@ -49,6 +48,7 @@ _ENCODERS = {
 }
 _SUFFIXES = ".png, .jpg, .jpeg, .webp, .avif, .tif or .tiff"
 _XMP_TAG = 700
+_DIRECTORIES = {0x8769, 0x8825}  # of EXIF: exposure, place
 
 
 def is_output_name(path: str | os.PathLike[str]) -> bool:
@@ -138,7 +138,7 @@ def encode(suffix: str, frames: Frames, quality: int | None = None) -> bytes:
             options |= {} if encoder is _AVIF else {"loop": frames.loop}
     buffer = io.BytesIO()
     image = to_image(pictures[0])
-    image.save(buffer, encoder.format, **options, **_about(encoder, pictures[0]))
+    image.save(buffer, encoder.format, **options | _about(encoder, pictures[0]))
     return buffer.getvalue()
 
 
@@ -165,16 +165,16 @@ def write_image(path: str | os.PathLike[str], image: Image.Image) -> None:
 def _about(encoder: _Encoder, picture: Picture) -> dict[str, Any]:
     """Pillow's options for the profile and what the picture says about itself."""
     about: dict[str, Any] = {"icc_profile": picture.icc}
+    exif = Image.Exif()
     if picture.exif:
-        about["exif"] = picture.exif
-    if not picture.xmp:
-        return about
-    if encoder is _PNG:
+        exif.load(picture.exif)
+    if picture.xmp and encoder is _PNG:
         about["pnginfo"] = PngInfo()
         about["pnginfo"].add_itxt("XML:com.adobe.xmp", picture.xmp.decode())
-    elif encoder is _TIFF:
-        about["tiffinfo"] = ImageFileDirectory_v2()
-        about["tiffinfo"][_XMP_TAG] = picture.xmp
-    else:
+    elif picture.xmp and encoder is _TIFF:
+        exif[_XMP_TAG] = picture.xmp
+    elif picture.xmp:
         about["xmp"] = picture.xmp
-    return about
+    if encoder is _TIFF and _DIRECTORIES & set(exif):
+        about["compression"] = "raw"  # what Pillow compresses through libtiff cannot hold directories in a directory
+    return about | ({"exif": exif} if len(exif) else {})
