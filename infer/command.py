@@ -232,6 +232,7 @@ class Restore:
         from pure_jax.infer.folders.books import results_in
         from pure_jax.infer.folders.listing import check_folders, list_pictures, share
         from pure_jax.infer.folders.run import FolderRun, restore_folder
+        from pure_jax.infer.nsarm.captions import read_captions
         from pure_jax.infer.pictures.writing import check_kind
         from pure_jax.infer.progress import Reporter
 
@@ -242,6 +243,8 @@ class Restore:
         size = self._size()
         listing = list_pictures(inputs, folder, results_in(folder))
         share(listing.jobs, self.shard)
+        if self.captions is not None:
+            read_captions(self.captions)
         with Reporter(self.quiet) as report:
             report("check")
             model = directory_sha256(pure_jax.find(demo_directory() if self.model is None else self.model))

@@ -102,6 +102,14 @@ def read_shard(shard: str) -> tuple[int, int]:
     return part, count
 
 
+def real_path(path: Path) -> Path:
+    """Where a file really lies. A link in a loop of links counts for itself; reading it will say what it is."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        return path.absolute()
+
+
 class _Finds:
     """Files by where they really lie."""
 
@@ -113,10 +121,7 @@ class _Finds:
         self._results = frozenset(results)
 
     def add(self, path: Path, name: str) -> None:
-        try:
-            real = path.resolve()
-        except (OSError, RuntimeError):  # a loop of links; reading it will say so
-            real = path.absolute()
+        real = real_path(path)
         if real not in self._results:
             self.jobs.setdefault(real, Job(path, name))
 

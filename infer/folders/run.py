@@ -15,7 +15,7 @@ from pure_jax import __version__
 from pure_jax.errors import PureError
 from pure_jax.infer.contract import Progress
 from pure_jax.infer.folders.books import Books, Entry, open_books
-from pure_jax.infer.folders.listing import Job, share
+from pure_jax.infer.folders.listing import Job, real_path, share
 from pure_jax.infer.folders.naming import output_names
 from pure_jax.infer.pictures.picture import reason_of
 from pure_jax.infer.pictures.reading import Frames, decode, read_file
@@ -94,7 +94,7 @@ def restore_folder(
         PureError: the folder cannot be written to or is in use, or the very first picture shows that no picture can be
             restored like this.
     """
-    sources = {job.source.resolve() for job in jobs}
+    sources = {real_path(job.source) for job in jobs}
     with open_books(run.folder, run.shard) as books:
         summary = Summary(books.report)
         owned = {name: entries[-1].output for name, entries in books.entries.items()}
@@ -123,7 +123,7 @@ def restore_folder(
             except Exception as error:  # whatever a file, a decoder or the device comes up with
                 if isinstance(error, OSError) and error.errno in _ENDS_THE_RUN:
                     raise
-                reason = str(error) if isinstance(error, PureError) else f"{job.name}: {_described(error)}"
+                reason = str(error) if isinstance(error, PureError) else f"{str(job.source)!r}: {_described(error)}"
                 summary.failed[job.name] = reason
                 failed(job.name, reason)
                 books.tell(_facts(run, job) | {"status": "failed", "error": reason} | _when(began))

@@ -341,6 +341,22 @@ def test_a_name_that_is_too_long_is_that_pictures_failure(pure):
     assert outcome.status == 1 and "5 restored" in outcome.out and "3 failed" in outcome.out
 
 
+def test_strange_files_stop_nothing(pure):
+    os.symlink("loop.png", "in/loop.png")
+    os.symlink("nowhere", "in/dangling.png")
+    os.mkfifo("in/pipe.png")
+    Path("in/folder.png").mkdir()
+    Path("in/empty.png").touch()
+    save("in/two\nlines \U0001f41f.png")
+    outcome = pure("in", "out", "--json")
+    assert outcome.status == 1
+    assert sorted(json.loads(outcome.out)["failed"]) == [
+        "broken.jpg", "dangling.png", "empty.png", "loop.png", "pipe.png"
+    ]  # fmt: skip
+    assert sorted(results("out")) == sorted([*NAMES, "two\nlines \U0001f41f.png"])
+    assert outcome.err.count("\n") == 5
+
+
 def test_any_failure_of_a_picture_is_written_down(pure, monkeypatch):
     from pure_jax.infer.folders import run
 
@@ -350,7 +366,38 @@ def test_any_failure_of_a_picture_is_written_down(pure, monkeypatch):
     pure("in/a.png", "out/")
     monkeypatch.setattr(run, "decode", strange)
     outcome = pure("in/a.jpg", "in/a.png", "out")
-    assert outcome.status == 1 and outcome.err == "pure: a.jpg: a strange file (ZeroDivisionError)\n"
+    assert outcome.status == 1 and outcome.err == "pure: 'in/a.jpg': a strange file (ZeroDivisionError)\n"
+
+
+def test_captions_are_each_pictures_own(pure):
+    Path("captions.jsonl").write_text('{"image_path": "a.png", "long_caption": "A cat."}\n')
+    outcome = pure("in/a.png", "in/sub", "out", "--captions", "captions.jsonl")
+    assert outcome.status == 1  # the toy knows no text, and three pictures have no caption
+    assert "has no caption for 'glass'" in outcome.err and "text has no meaning" in outcome.err
+    Path("captions.jsonl").write_text("no JSON")
+    assert pure("in", "other", "--captions", "captions.jsonl").status == 2 and not Path("other").exists()
+
+
+@pytest.mark.slow
+def test_a_thousand_pictures_need_no_more_memory_than_two_hundred(pure):
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("reads this process's memory from /proc")
+    for name in ("in/a.jpg", "in/a.png", "in/sub/glass.webp", "in/sub/grey.tif", "in/sub/palette.gif"):
+        content = Path(name).read_bytes()
+        for i in range(200):
+            path = Path(f"many{i // 40}", f"{Path(name).stem}{i}{Path(name).suffix}")
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content[: len(content) // 3] if i % 20 == 0 else content)
+    assert "190 restored, 0 done already, 10 failed" in pure("many0", "out").out
+    before = resident()
+    outcome = pure("many1", "many2", "many3", "many4", "out", "--json")
+    found = json.loads(outcome.out)
+    assert (found["restored"], found["skipped"], len(found["failed"])) == (760, 0, 40)
+    assert len(list(Path("out").rglob("*.png"))) == 950 and len(records("out")) == 1000
+    assert resident() - before < 64 << 20
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
