@@ -41,7 +41,8 @@ def read_samples(data: bytes, page: int = 0) -> np.ndarray | None:
     import imagecodecs
     import tifffile
 
-    logging.getLogger("imagecodecs").setLevel(logging.ERROR)  # it advises on interlaced files, which it reads well
+    for library in ("imagecodecs", "tifffile"):  # they log what they find odd; what cannot be read is an error anyway
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     if data.startswith(b"\x89PNG"):
         samples = imagecodecs.png_decode(data)
     else:
