@@ -146,7 +146,14 @@ class Restore:
         from pure_jax.infer.arguments import STREAM
         from pure_jax.infer.pictures.heatmap import entropy_heatmap
         from pure_jax.infer.pictures.reading import Frames, decode, read_file
-        from pure_jax.infer.pictures.writing import check_kind, check_output, encode, write_bytes, write_image
+        from pure_jax.infer.pictures.writing import (
+            check_frames,
+            check_output,
+            check_place,
+            encode,
+            write_bytes,
+            write_image,
+        )
         from pure_jax.infer.progress import Reporter
         from pure_jax.infer.restore import output_size
         from pure_jax.infer.streams import read_input, require_output, write_output
@@ -165,10 +172,9 @@ class Restore:
         first = photo.pictures[0]
         scale = self._size().scale_for(first.rgb.shape[1], first.rgb.shape[0])
         sizes = [output_size(picture, scale) for picture in photo.pictures]
-        has_alpha = any(picture.alpha is not None for picture in photo.pictures)
-        check = check_kind if to_stream else check_output
-        check(output, has_alpha=has_alpha, size=sizes[0], frames=len(sizes), quality=self.quality)
+        check_frames(output, photo, sizes, self.quality)
         if not to_stream:
+            check_place(output)
             if _same_file(output, Path(source)):
                 raise PureError(f"output {str(output)!r} is the input, which would be lost; choose another name")
             refuse_existing(output, self.overwrite)
@@ -262,11 +268,18 @@ class Restore:
                 shard=self.shard,
                 own_settings=self._own_settings,
             )
-            opened = cache(lambda: self._opened(report))
+
+            @cache  # the first picture that is not done yet opens the model
+            def opened() -> Callable[..., list[Restoration]]:
+                restore, _, remarks = self._opened(report)
+                for remark in () if self.quiet else remarks:
+                    report.say(f"note: {remark}")
+                return restore
+
             summary = restore_folder(
                 run,
                 listing.jobs,
-                lambda frames, scale, own: opened()[0](frames, scale, own, silent),
+                lambda frames, scale, own: opened()(frames, scale, own, silent),
                 report,
                 failed=lambda name, reason: report.say(reason),
             )

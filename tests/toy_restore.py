@@ -1,9 +1,10 @@
 """`pure restore` with the toy family's model in place of a loaded one: no compilation, results in milliseconds.
 
 As a program it runs the command in forks of one process, which may be killed: `python -m tests.toy_restore PLAN`, with
-a JSON file of {"command": [...], "kills": [[folder, point], ...]}. For each the command is run into that folder, killed
-by SIGKILL, and run again to its end; a point is a number of steps of book-keeping, or a share of the time that a whole
-run takes, from 0 to 1. It prints a JSON list: for each, the steps of the run to its end, and how both runs ended.
+a JSON file of {"input", "output", "model", "points"}. The command is run to its end into the folder output0; then for
+each point, into output1 and so on, killed by SIGKILL, and run again to its end. A point is a number of steps of
+book-keeping, or a share of the time that a whole run takes, from 0 to 1; "every" stands for every step. It prints a
+JSON list: for each folder, the steps of the run to its end, and how the killed one and that one ended.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import pure_jax
-from pure_jax.__main__ import main
+from pure_jax.infer.command import Restore
 from pure_jax.infer.folders import books
 from tests import toy
 
@@ -40,12 +43,12 @@ def toy_command() -> Iterator[list[Path]]:
         yield loaded
 
 
-def _run(command: list[str]) -> int:
+def _run(command: Restore) -> int:
     """Exit status of the command, its output thrown away."""
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     with toy_command():
         try:
-            main(command)
+            command.run()
         except SystemExit as end:
             return int(end.code or 0)
     return 0
@@ -70,11 +73,11 @@ def _count_steps(last: int | None) -> list[int]:
     append = books._append
     books._append = counted(append)
     os.replace = counted(os.replace)
-    os.fsync = counted(os.fsync)
+    os.fsync = counted(lambda descriptor: None)  # slow, and it matters to a power cut only
     return taken
 
 
-def _forked(command: list[str], last: int | None = None, after: float | None = None) -> tuple[int, int]:
+def _forked(command: Restore, last: int | None = None, after: float | None = None) -> tuple[int, int]:
     """(wait status, steps) of the command in a process of its own, killed at a step or after so many seconds."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -93,17 +96,22 @@ def _forked(command: list[str], last: int | None = None, after: float | None = N
 
 
 def _main(plan: dict[str, Any]) -> list[list[int]]:
-    ended, whole = [], 0.0
-    for folder, point in plan["kills"]:
-        command = [part.replace("OUT", folder) for part in plan["command"]]
-        killed, steps = 0, 0
+    for module in ("folders.run", "nsarm.captions", "progress"):  # once, and not in every fork
+        import_module(f"pure_jax.infer.{module}")
+    Image.init()
+
+    def command(number: int) -> Restore:
+        return Restore(paths=(plan["input"], f"{plan['output']}{number}"), model=Path(plan["model"]), scale=2.0)
+
+    began = time.monotonic()
+    status, steps = _forked(command(0))
+    whole, ended = time.monotonic() - began, [[steps, 0, status]]
+    for number, point in enumerate(range(1, steps + 1) if plan["points"] == "every" else plan["points"], 1):
         if isinstance(point, float):
-            killed, _ = _forked(command, after=point * whole)
-        elif point:
-            killed, _ = _forked(command, last=point)
-        began = time.monotonic()
-        status, steps = _forked(command)
-        whole = max(whole, time.monotonic() - began)
+            killed, _ = _forked(command(number), after=point * whole)
+        else:
+            killed, _ = _forked(command(number), last=point)
+        status, steps = _forked(command(number))
         ended.append([steps, killed, status])
     return ended
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pure_jax.files import not_writable, scratch
@@ -136,10 +136,13 @@ def _latest(file: Path) -> list[dict[str, Any]]:
 
 
 def _entry(record: dict[str, Any]) -> Entry | None:
+    """None for what this version would not have written: its picture is not known to be done."""
     try:
-        return Entry(**record)
-    except TypeError:  # fields of another version: the pictures are not known to be done
+        entry = Entry(**record)
+    except TypeError:
         return None
+    path = PurePosixPath(entry.output) if isinstance(entry.output, str) else PurePosixPath("/")
+    return None if path.is_absolute() or ".." in path.parts else entry
 
 
 def _append(file: Path, record: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from pure_jax.infer.folders.naming import output_names
 from pure_jax.infer.pictures.picture import reason_of
 from pure_jax.infer.pictures.reading import Frames, decode, read_file
 from pure_jax.infer.pictures.sizing import Size
-from pure_jax.infer.pictures.writing import check_kind, encode
+from pure_jax.infer.pictures.writing import check_frames, encode
 from pure_jax.infer.restore import Restoration, output_size
 
 _ENDS_THE_RUN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -160,13 +160,7 @@ def _prepare(run: FolderRun, job: Job, output: str, books: Books) -> _Task | Non
     try:
         scale = run.size.scale_for(width, height)
         sizes = [output_size(picture, scale) for picture in frames.pictures]
-        check_kind(
-            target,
-            has_alpha=any(picture.alpha is not None for picture in frames.pictures),
-            size=sizes[0],
-            frames=len(sizes),
-            quality=run.quality,
-        )
+        check_frames(target, frames, sizes, run.quality)
     except PureError as error:
         raise PureError(f"{name}: {error}") from error
     return _Task(frames, scale, sizes[0], digest, settings, own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,19 +89,27 @@ def check_kind(
         raise PureError(f"the quality is {quality}, but it must lie in 1 ... 100")
 
 
-def check_output(
-    path: str | os.PathLike[str],
-    *,
-    has_alpha: bool,
-    size: tuple[int, int] | None = None,
-    frames: int = 1,
-    quality: int | None = None,
+def check_frames(
+    path: str | os.PathLike[str], frames: Frames, sizes: Sequence[tuple[int, int]], quality: int | None = None
 ) -> None:
-    """Make sure, before work starts, that a picture can be written to `path`; leaves nothing behind.
+    """Make sure that the format of `path`'s suffix can hold the results of all frames, which will have these sizes.
 
-    Raises PureError as `check_kind` does, or if the place cannot be written to.
+    Raises PureError as `check_kind` does, or if they differ in size and the format has no pages of their own for them.
     """
-    check_kind(path, has_alpha=has_alpha, size=size, frames=frames, quality=quality)
+    has_alpha = any(picture.alpha is not None for picture in frames.pictures)
+    check_kind(path, has_alpha=has_alpha, size=sizes[0], frames=len(sizes), quality=quality)
+    if len(set(sizes)) > 1 and _ENCODERS[Path(path).suffix.lower()] is not _TIFF:
+        raise PureError(f"output {str(path)!r} cannot hold frames of different sizes; write .tif instead")
+
+
+def check_output(path: str | os.PathLike[str], *, has_alpha: bool, size: tuple[int, int] | None = None) -> None:
+    """Make sure, before work starts, that a picture can be written to `path`: `check_kind` and `check_place`."""
+    check_kind(path, has_alpha=has_alpha, size=size)
+    check_place(path)
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raises PureError if a file cannot be written to `path`; leaves nothing behind."""
     path = Path(path)
     name = repr(str(path))
     try:

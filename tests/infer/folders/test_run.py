@@ -245,8 +245,18 @@ def test_books_that_were_cut_short_or_come_from_elsewhere_do_no_harm(pure):
     pure("in", "out")
     whole = files("out")
     with Path("out/manifest.jsonl").open("ab") as book:
-        book.write(b'{"name": "x.png", "fields": "of another version"}\n[1, 2]\nnull\n{"name": "a.j')
+        book.write(b'{"name": "x.png", "fields": "of another version"}\n[1, 2]\nnull\n')
+        for output in (b'"../../a.png"', b'"/a.png"', b"7"):
+            line = b'{"name": "new.bmp", "input_sha256": "", "settings": {}, "model_sha256": "", "output_sha256": "",'
+            book.write(line + b' "output": ' + output + b"}\n")
+        book.write(b'{"name": "a.j')
     assert pure("in", "out").loads == 0
+    save("in/new.bmp")
+    assert pure("in", "out").status == 0
+    assert files("out")["new.png"] and records("out", "manifest")["new.bmp"]["output"] == "new.png"
+    for name in ("new.png", "report.jsonl"):
+        os.remove(f"out/{name}")
+        whole.pop(name, None)
     del whole["manifest.jsonl"]
     assert {name: content for name, content in files("out").items() if name != "manifest.jsonl"} == whole
 

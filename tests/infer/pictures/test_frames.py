@@ -13,7 +13,7 @@ from pure_jax.errors import PureError
 from pure_jax.infer.pictures import reading
 from pure_jax.infer.pictures.picture import Picture
 from pure_jax.infer.pictures.reading import Frames, as_picture, decode, read_file
-from pure_jax.infer.pictures.writing import check_kind, encode
+from pure_jax.infer.pictures.writing import check_frames, check_kind, encode
 
 COLOURS = [(255, 0, 0), (0, 160, 0), (0, 0, 255)]
 DURATIONS = [100, 200, 300]
@@ -49,6 +49,17 @@ def test_all_frames_go_into_one_file_with_their_timing(format, suffix):
             if frames.durations and suffix != ".tif":
                 assert written.info["duration"] == DURATIONS[place]
             assert np.abs(np.asarray(written.convert("RGB"))[9, 9].astype(int) - colour).max() <= 6  # of lossy ones
+
+
+def test_pages_of_different_sizes_go_into_a_tiff_only():
+    pages = [Picture(np.full((20 + i, 24, 3), 50 * i, np.uint8)) for i in range(3)]
+    sizes = [(24, 20), (24, 21), (24, 22)]
+    for name in ("a.png", "a.webp", "a.avif"):
+        with pytest.raises(PureError, match="frames of different sizes; write .tif"):
+            check_frames(name, Frames(pages), sizes)
+    check_frames("a.tif", Frames(pages), sizes)
+    again = decode(encode(".tif", Frames(pages)), "the pages", every=True)
+    assert all((one.rgb == other.rgb).all() for one, other in zip(again.pictures, pages, strict=True))
 
 
 def test_one_frame_is_no_animation():
