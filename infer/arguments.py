@@ -37,14 +37,14 @@ def arrange(paths: Sequence[str]) -> Arranged:
         raise PureError("there is nothing to restore; give a photo, or a folder and one for the results")
     inputs, output = tuple(paths[:-1]) or tuple(paths), paths[-1] if len(paths) > 1 else None
     into_folder = output not in (None, STREAM) and _is_folder_name(str(output))
-    if len(inputs) == 1 and not Path(inputs[0]).is_dir() and not is_pattern(inputs[0]) and not into_folder:
+    if len(inputs) == 1 and not os.path.isdir(inputs[0]) and not is_pattern(inputs[0]) and not into_folder:
         return Arranged(inputs, output, is_folder=False)
     if STREAM in paths:
         raise PureError("standard input and output take one photo each; name files and a folder instead of -")
     if output is None:
-        kind = "is a directory" if Path(inputs[0]).is_dir() else "stands for several pictures"
+        kind = "is a directory" if os.path.isdir(inputs[0]) else "stands for several pictures"
         raise PureError(f"{inputs[0]!r} {kind}; name a folder for the results behind it")
-    if os.path.lexists(output) and not Path(output).is_dir():
+    if os.path.lexists(output) and not os.path.isdir(output):
         raise PureError(f"output {output!r} is a file; several pictures need a folder at the end")
     if not into_folder and Path(output).suffix.lower() in SUFFIXES:
         raise PureError(f"output {output!r} has the name of a picture; several pictures need a folder at the end")
@@ -52,4 +52,4 @@ def arrange(paths: Sequence[str]) -> Arranged:
 
 
 def _is_folder_name(path: str) -> bool:
-    return path.endswith(("/", os.sep)) or Path(path).is_dir() and Path(path).suffix.lower() not in SUFFIXES
+    return path.endswith(("/", os.sep)) or os.path.isdir(path) and Path(path).suffix.lower() not in SUFFIXES

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pure_jax.errors import PureError
 from pure_jax.files import not_writable, scratch
 from pure_jax.infer.folders.listing import read_shard
 
@@ -107,8 +108,15 @@ def open_books(folder: Path, shard: str | None) -> Iterator[Books]:
 
 
 def results_in(folder: Path) -> set[Path]:
-    """Where the results of earlier runs lie, as far as they are still there."""
-    entries = (_entry(line) for file in folder.glob(f"{MANIFEST}*.jsonl") for line in _latest(file))
+    """Where the results of earlier runs lie, or lay.
+
+    Raises:
+        PureError: a manifest cannot be read.
+    """
+    try:
+        entries = [_entry(line) for file in folder.glob(f"{MANIFEST}*.jsonl") for line in _latest(file)]
+    except OSError as error:
+        raise PureError(f"output {str(folder)!r} cannot be read ({error.strerror or error})") from error
     return {(folder / entry.output).resolve() for entry in entries if entry is not None}
 
 

@@ -59,7 +59,7 @@ def list_pictures(inputs: Sequence[str], output: Path, results: Collection[Path]
         path = Path(text)
         if is_pattern(text):
             found.add_pattern(text)
-        elif path.is_dir():
+        elif os.path.isdir(path):
             found.add_folder(path, prefix="" if len(inputs) == 1 else path.resolve().name)
         elif os.path.lexists(path):
             found.add(path, path.name)
@@ -74,7 +74,7 @@ def check_folders(inputs: Sequence[str], output: Path, allow_inside: bool) -> No
     """Raises PureError where the output folder is an input folder or lies in one, unless that is allowed."""
     for text in inputs:
         folder = Path(_fixed_part(text) if is_pattern(text) else text)
-        if not allow_inside and folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
+        if not allow_inside and os.path.isdir(folder) and output.resolve().is_relative_to(folder.resolve()):
             raise PureError(
                 f"the output folder {str(output)!r} lies in the input {text!r}, among the originals; name another, or "
                 "say --allow-inside"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 
 from pure_jax.errors import PureError
@@ -74,6 +74,10 @@ def check_kind(
     encoder = _ENCODERS.get(Path(path).suffix.lower())
     if encoder is None:
         raise PureError(f"output {name} needs a name that ends in {_SUFFIXES}")
+    if encoder.format in ("AVIF", "WEBP") and not features.check(encoder.format.lower()):
+        raise PureError(
+            f"output {name} cannot be written, as this Pillow was built without {encoder.format}; write .png"
+        )
     if has_alpha and not encoder.alpha:
         raise PureError(f"output {name} cannot hold transparency, which the picture has; write .png or .webp instead")
     if frames > 1 and not encoder.frames:

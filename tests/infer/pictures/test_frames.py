@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from pure_jax.errors import PureError
 from pure_jax.infer.pictures import reading
@@ -78,6 +78,14 @@ def test_jpeg_holds_one_frame():
     with pytest.raises(PureError, match="cannot hold 3 frames"):
         check_kind("a.jpg", frames=3)
     check_kind("a.webp", frames=3)
+
+
+def test_formats_that_pillow_was_built_without_are_refused_before_the_work(monkeypatch):
+    monkeypatch.setattr(features, "check", lambda name: False)
+    for name in ("a.avif", "a.webp"):
+        with pytest.raises(PureError, match="this Pillow was built without"):
+            check_kind(name)
+    check_kind("a.png")
 
 
 def test_avif_is_read_and_written_close_to_the_original():
