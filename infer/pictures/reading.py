@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import logging
 import os
 import stat
 import warnings
@@ -129,6 +130,7 @@ def decode(data: bytes, name: str, *, every: bool = False, keep_gps: bool = Fals
             frames together have more than 256 million.
     """
     formats = _formats_for(data, name)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs what it cannot read, which is an error anyway
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks about broken metadata; the pixels are what counts
         warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -49,6 +49,7 @@ _ENCODERS = {
 }
 _SUFFIXES = ".png, .jpg, .jpeg, .webp, .avif, .tif or .tiff"
 _XMP_TAG = 700
+_LARGEST_IN_JPEG = 65_400  # bytes of a block, with room for its header
 _DIRECTORIES = {0x8769, 0x8825}  # of EXIF: exposure, place
 
 
@@ -178,15 +179,18 @@ def write_image(path: str | os.PathLike[str], image: Image.Image) -> None:
 def _about(encoder: _Encoder, picture: Picture) -> dict[str, Any]:
     """Pillow's options for the profile and what the picture says about itself."""
     about: dict[str, Any] = {"icc_profile": picture.icc}
+    largest = _LARGEST_IN_JPEG if encoder is _JPEG else 1 << 30
     exif = Image.Exif()
-    if picture.exif:
+    if picture.exif and len(picture.exif) <= largest:
         exif.load(picture.exif)
-    if picture.xmp and encoder is _PNG:
+    if not picture.xmp or len(picture.xmp) > largest:
+        pass
+    elif encoder is _PNG:
         about["pnginfo"] = PngInfo()
         about["pnginfo"].add_itxt("XML:com.adobe.xmp", picture.xmp.decode())
-    elif picture.xmp and encoder is _TIFF:
+    elif encoder is _TIFF:
         exif[_XMP_TAG] = picture.xmp
-    elif picture.xmp:
+    else:
         about["xmp"] = picture.xmp
     if encoder is _TIFF and _DIRECTORIES & set(exif):
         about["compression"] = "raw"  # what Pillow compresses through libtiff cannot hold directories in a directory

@@ -91,20 +91,23 @@ def at_most(seconds: int) -> Iterator[None]:
 
 def survive(cases: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    names = sorted(whole_files())
+    names, suffixes = sorted(whole_files()), [".png", ".tif", ".webp", ".jpg", ".avif"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     read = refused = 0
     for case in range(cases):
         data = damage(whole_files()[names[case % len(names)]], rng)
         try:
             with at_most(SECONDS):
-                frames = decode(data, "the file", every=bool(case % 2), keep_gps=True)
+                frames = decode(data, "the file", every=bool(case % 2), keep_gps=bool(case % 3))
         except PureError as error:
             assert "\n" not in str(error)
             assert not isinstance(error.__cause__, TimeoutError), "a hang"
             refused += 1
         else:
             assert all(picture.rgb.dtype == np.uint8 for picture in frames.pictures)
+            suffix, picture = suffixes[case % len(suffixes)], frames.pictures[0]
+            if picture.rgb.size < 1_000_000 and (picture.alpha is None or suffix != ".jpg"):
+                assert encode(suffix, Frames([picture]))  # behind it lies long work: it must not fail to be written
             read += 1
     assert min(read, refused) > cases // 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 1 << 20  # KiB

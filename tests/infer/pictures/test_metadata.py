@@ -130,6 +130,15 @@ def test_a_damaged_xmp_packet_is_left_out_with_a_remark(packet):
     assert picture.xmp is None and picture.remarks == ("its XMP packet is damaged and was left out",)
 
 
+def test_what_is_too_long_for_a_jpeg_is_left_out_of_it():
+    picture = decode(camera_jpeg(), "the photo").pictures[0]
+    long = dataclasses.replace(picture, exif=picture.exif + bytes(70_000), xmp=b"<x>" + b"a" * 70_000 + b"</x>")
+    again = decode(encode(".jpg", Frames([long])), "the copy").pictures[0]
+    assert (again.exif, again.xmp, again.remarks) == (None, None, ())
+    again = decode(encode(".webp", Frames([long])), "the copy").pictures[0]
+    assert again.exif is not None and again.xmp == long.xmp
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_profile_travels_on(suffix):
     from PIL import ImageCms
