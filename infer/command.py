@@ -131,7 +131,9 @@ class Restore:
     def run(self) -> None:
         from pure_jax.infer.arguments import arrange
         from pure_jax.infer.contract import check_seed
+        from pure_jax.infer.pictures.reading import silence_decoders
 
+        silence_decoders()
         check_seed(self.seed)
         if self.captions is not None and self.text:
             raise PureError("the photo has one text; give --text or --captions, not both")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import struct
 import zlib
 from collections.abc import Sequence
@@ -41,8 +40,6 @@ def read_samples(data: bytes, page: int = 0) -> np.ndarray | None:
     import imagecodecs
     import tifffile
 
-    for library in ("imagecodecs", "tifffile"):  # they log what they find odd; what cannot be read is an error anyway
-        logging.getLogger(library).setLevel(logging.CRITICAL)
     if data.startswith(b"\x89PNG"):
         samples = imagecodecs.png_decode(data)
     else:

@@ -130,7 +130,6 @@ def decode(data: bytes, name: str, *, every: bool = False, keep_gps: bool = Fals
             frames together have more than 256 million.
     """
     formats = _formats_for(data, name)
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs what it cannot read, which is an error anyway
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks about broken metadata; the pixels are what counts
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -160,6 +159,12 @@ def decode(data: bytes, name: str, *, every: bool = False, keep_gps: bool = Fals
             raise too_large(name) from None
         except Exception as error:  # a decoder fed with damaged bytes may raise anything
             raise damaged(name, error) from error
+
+
+def silence_decoders() -> None:
+    """Let the libraries that read files log nothing, for a command, which has a sentence for what cannot be read."""
+    for library in ("PIL", "imagecodecs", "tifffile"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 def _all_frames(image: Image.Image, data: bytes, count: int, name: str, keep_gps: bool) -> Frames:

@@ -355,6 +355,14 @@ def test_a_name_that_is_too_long_is_that_pictures_failure(pure):
     assert outcome.status == 1 and "5 restored" in outcome.out and "3 failed" in outcome.out
 
 
+def test_decoders_log_nothing_of_a_damaged_file(pure, caplog):
+    data = save("in/odd.tif").read_bytes()
+    place = data.index(b"\x15\x01\x03\x00\x01\x00\x00\x00\x03")  # samples per pixel: 3
+    Path("in/odd.tif").write_bytes(data[: place + 8] + b"\x63" + data[place + 9 :])
+    assert "in/odd.tif" in pure("in", "out").err
+    assert caplog.records == []
+
+
 def test_strange_files_stop_nothing(pure):
     os.symlink("loop.png", "in/loop.png")
     os.symlink("nowhere", "in/dangling.png")
