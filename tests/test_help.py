@@ -61,7 +61,7 @@ def test_every_option_has_a_text(name):
 @pytest.mark.parametrize(
     ("command", "names"),
     [
-        ("restore", "IN [OUT]"),
+        ("restore", "IN [IN ...] [OUT]"),
         ("evaluate", "DIR"),
         ("degrade", "SRC DST"),
         ("tokenize", "PHOTOS RECORDS"),
