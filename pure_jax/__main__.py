@@ -19,6 +19,7 @@ from pure_jax.convert.command import Compare, Convert, Quantize
 from pure_jax.errors import PureError
 from pure_jax.files import not_writable
 from pure_jax.infer.command import Benchmark, Evaluate, Restore
+from pure_jax.infer.doctor.command import Doctor, Models
 from pure_jax.train.command import Degrade, Plot, Train
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -31,6 +32,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "degrade": Degrade,
     "evaluate": Evaluate,
     "benchmark": Benchmark,
+    "doctor": Doctor,
+    "models": Models,
 }
 
 
