@@ -20,6 +20,7 @@ from pure_jax.errors import PureError
 from pure_jax.files import not_writable
 from pure_jax.infer.command import Benchmark, Evaluate, Restore
 from pure_jax.infer.doctor.command import Doctor, Models
+from pure_jax.infer.serve.command import Serve
 from pure_jax.train.command import Degrade, Plot, Train
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "benchmark": Benchmark,
     "doctor": Doctor,
     "models": Models,
+    "serve": Serve,
 }
 
 

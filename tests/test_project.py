@@ -154,13 +154,24 @@ def test_what_is_installed_is_imported():
     extras = project["optional-dependencies"]
     wanted = [
         re.split(r"[\[<>=]", name)[0]
-        for name in [*project["dependencies"], *extras["convert"], *extras["eval"], *extras["train"]]
+        for name in [
+            *project["dependencies"],
+            *(name for extra in ("convert", "eval", "train", "serve") for name in extras[extra]),
+        ]
     ]
     modules = {{"orbax-checkpoint": "orbax", "pillow": "PIL"}.get(name, name.replace("-", "_")) for name in wanted}
     files = [*FILES.values(), *(ROOT / "tests").rglob("*.py")]
     imported = {name.partition(".")[0] for file in files for name in names_in(file.read_text(encoding="utf-8"))}
     assert modules - imported == set()
-    assert set(extras) == {"cuda", "tpu", "train", "convert", "eval", "dev"}  # a new one is to be looked at here
+    assert set(extras) == {
+        "cuda",
+        "tpu",
+        "train",
+        "convert",
+        "eval",
+        "serve",
+        "dev",
+    }  # a new one is to be looked at here
 
 
 def test_no_file_has_the_marks_of_an_unfinished_merge():
