@@ -14,6 +14,9 @@ from pure_jax.errors import PureError
 Way = Literal["plain", "jacobi", "coupled", "relaxed", "staggered", "sjd_compat"]
 Draft = Literal["random", "lq", "above", "left", "like"]
 
+_NOT_SHOWN = {"input", "output", "entropy_map", "side_by_side", "report", "overwrite", "quiet", "json"}
+"""Options of `pure restore` that a report does not name, as they do not decide what a result looks like."""
+
 
 @dataclass(frozen=True)
 class Restore:
@@ -72,6 +75,11 @@ class Restore:
     """int8 rounds keys and values, which is less to be read at each step."""
     entropy_map: Path | None = None
     """Write the entropy of every code as a heat map to this PNG file."""
+    side_by_side: Path | None = None
+    """Write the input, enlarged by bicubic interpolation, and the result beside it to this picture file."""
+    report: Path | None = None
+    """Write a page that shows both under a slider, with a loupe, the entropy map and all that is told, to this HTML
+    file, which needs no other one."""
     overwrite: bool = False
     """Replace outputs that exist already; never the input."""
     quiet: bool = False
@@ -85,12 +93,15 @@ class Restore:
         from pure_jax.files import refuse_existing
         from pure_jax.infer.contract import check_seed, override
         from pure_jax.infer.decoding.memory import read_bytes
+        from pure_jax.infer.facts import facts_of
         from pure_jax.infer.families import choose_precision
         from pure_jax.infer.nsarm.captions import caption_of
         from pure_jax.infer.pictures.heatmap import entropy_heatmap
         from pure_jax.infer.pictures.picture import check_output, read_picture, write_image
         from pure_jax.infer.progress import Reporter
         from pure_jax.infer.restore import Restorer, output_size
+        from pure_jax.infer.seeing.outputs import Shown
+        from pure_jax.infer.stages import StageClock
 
         check_seed(self.seed)
         picture = read_picture(self.input)
@@ -109,6 +120,9 @@ class Restore:
                     f"the entropy map {str(entropy_map)!r} would replace the photo; give it a name of its own"
                 )
             refuse_existing(entropy_map, self.overwrite)
+        shown = Shown(self.side_by_side, self.report)
+        taken = [self.input, output, *([entropy_map] if entropy_map is not None else [])]
+        shown.check(taken, picture, output_size(picture, self.scale), self.overwrite)
         options = _said(self, "text", "faithful", "decode", "fast", "window", "draft")
         precision: dict[str, Any] = {"weights": self.weights, "cache": self.cache}
         chosen: dict[str, str] = {}
@@ -120,7 +134,7 @@ class Restore:
             options["memory"] = memory = read_bytes(self.memory)
             if self.weights is self.cache is None:
                 chosen = choose_precision(pure_jax.load_config(self.model), self.dtype, memory)
-        with Reporter(self.quiet) as report:
+        with Reporter(self.quiet) as reporter, StageClock(reporter) as report:
             report("load")
             model = pure_jax.load(self.model, dtype=self.dtype, **precision | chosen)
             sampling = override(
@@ -147,6 +161,9 @@ class Restore:
             if entropy_map is not None:
                 heatmap = entropy_heatmap(result.entropy, model.config.max_entropy, result.image.size)
                 write_image(entropy_map, heatmap)
+            told = facts_of(result, scale=self.scale, seed=self.seed, seconds=report.seconds) | {"remarks": remarks}
+            settings = {name.replace("_", " "): value for name, value in vars(self).items() if name not in _NOT_SHOWN}
+            shown.write(self.input.name, picture, result, model.config.max_entropy, told, settings)
         if self.json:
             facts = {
                 "input": str(self.input),
