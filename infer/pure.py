@@ -11,7 +11,7 @@ from PIL import Image
 
 from pure_jax.config import ModelConfig, SamplingConfig
 from pure_jax.errors import PureError
-from pure_jax.infer.contract import Progress, RestoredTile, RestoredTiles
+from pure_jax.infer.contract import Preview, Progress, RestoredTile, RestoredTiles
 from pure_jax.infer.decoding.cost import Lengths, Network
 from pure_jax.infer.decoding.generate import Answer, generate, usual_batch
 from pure_jax.infer.decoding.memory import Memory, decode_memory
@@ -38,6 +38,7 @@ def restore_tiles(
     window: int | None = None,
     draft: str | None = None,
     memory: int | None = None,
+    preview: Preview | None = None,
 ) -> RestoredTiles:
     """Restore tiles, see `pure_jax.infer.contract.RestoreTiles`.
 
@@ -46,6 +47,8 @@ def restore_tiles(
         memory: see `pure_jax.infer.decoding.generate.generate`.
         faithful, decode, window, draft: see `pure_jax.infer.decoding.ways.way_of_decoding`.
         fast: decode in the fastest lossy way.
+        preview: is shown tiles with the low-quality picture's codes where none is written yet; by the ways that write
+            row by row: not by faithful, staggered or sjd_compat.
 
     Raises:
         PureError: what `generate` and `way_of_decoding` refuse.
@@ -55,9 +58,19 @@ def restore_tiles(
             raise PureError(f"--fast has no meaning with {'--faithful' if faithful else '--decode'}")
         decode = FAST
     count, decoding = len(tiles), way_of_decoding(decode, window, draft, faithful)
+    codes = _in_parts(model.encode, tiles, lambda done: progress("encode", done, count))
+
+    def show(places: np.ndarray, share: float, written: Callable[[], np.ndarray]) -> None:
+        def so_far() -> np.ndarray:
+            own = written()
+            return _in_parts(model.decode, np.where(own < 0, codes[places], own))
+
+        if preview is not None:
+            preview(places, share, so_far)
+
     answers = generate(
         model,
-        _in_parts(model.encode, tiles, lambda done: progress("encode", done, count)),
+        codes,
         seed=seed,
         sampling=sampling,
         text_prefix=text,
@@ -65,6 +78,7 @@ def restore_tiles(
         batch=batch,
         memory=memory,
         progress=progress,
+        show=show,
     )
     side = tiles.shape[1] // model.config.stride
     images = _decode(model, answers, side, lambda done: progress("decode", done, count))

@@ -156,7 +156,7 @@ def test_what_is_installed_is_imported():
         re.split(r"[\[<>=]", name)[0]
         for name in [
             *project["dependencies"],
-            *(name for extra in ("convert", "eval", "train", "serve") for name in extras[extra]),
+            *(name for extra in ("convert", "eval", "train", "serve", "app") for name in extras[extra]),
         ]
     ]
     modules = {{"orbax-checkpoint": "orbax", "pillow": "PIL"}.get(name, name.replace("-", "_")) for name in wanted}

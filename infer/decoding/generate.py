@@ -10,7 +10,7 @@ import numpy as np
 from pure_jax.config import SamplingConfig, TransformerConfig
 from pure_jax.errors import PureError
 from pure_jax.infer.contract import Progress, silent
-from pure_jax.infer.decoding.contract import Decoding, Job, Written
+from pure_jax.infer.decoding.contract import Decoding, Job, Show, Written, unseen
 from pure_jax.infer.decoding.cost import Lengths, Network
 from pure_jax.infer.decoding.memory import fitting_batch
 from pure_jax.infer.decoding.noise import noise_of
@@ -54,6 +54,7 @@ def generate(
     memory: int | None = None,
     instruction: str = INSTRUCTION,
     progress: Progress = silent,
+    show: Show = unseen,
 ) -> list[Answer]:
     """Answer each LQ picture with a HQ one.
 
@@ -72,6 +73,7 @@ def generate(
             Where the device runs out of memory, half as many are tried, with a warning.
         memory: bytes of device memory that weights, caches and programs may take; as many pictures as fit are decoded
             together, at most `batch`.
+        show: watches the codes that are there, where the way of decoding shows them.
 
     Raises:
         PureError: seed or batch out of range; a prefix longer than max_text_tokens or with control tokens;
@@ -96,6 +98,7 @@ def generate(
         np.asarray(prefix, np.int32),
         np.asarray(lq_codes, np.int32),
         noise_of(noise, seed, model.vocabulary.codebook_size),
+        show,
     )
     # Before the batch is known, the way that takes the most room: that of one picture.
     way = decoding or usual_way(model.config.transformer, model.dtype, 1)
