@@ -163,7 +163,16 @@ def test_what_is_installed_is_imported():
     files = [*FILES.values(), *(ROOT / "tests").rglob("*.py")]
     imported = {name.partition(".")[0] for file in files for name in names_in(file.read_text(encoding="utf-8"))}
     assert modules - imported == set()
-    assert set(extras) == {"cuda", "tpu", "train", "convert", "eval", "serve", "app", "dev"}  # a new one is to be looked at here
+    assert set(extras) == {
+        "cuda",
+        "tpu",
+        "train",
+        "convert",
+        "eval",
+        "serve",
+        "app",
+        "dev",
+    }  # a new one is to be looked at here
 
 
 def test_no_file_has_the_marks_of_an_unfinished_merge():

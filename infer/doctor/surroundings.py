@@ -91,6 +91,12 @@ def troubles() -> Iterator[str]:
     """What keeps this from being as quick as it could be, one sentence each."""
     if jax.default_backend() == "cpu" and (shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists()):
         yield 'this machine has an NVIDIA GPU that jax does not use; pip install "pure-jax[cuda]"'
+    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    if jax.default_backend() == "cpu" and load > cores + 1:
+        yield (
+            f"other programs keep this machine busy (load {load:.1f} on {cores} cores); everything takes longer, and "
+            "how long is a guess"
+        )
     config: Any = jax.config
     folder = config.jax_compilation_cache_dir
     if not folder or not config.jax_enable_compilation_cache:

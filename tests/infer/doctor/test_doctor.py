@@ -129,6 +129,14 @@ def test_a_gpu_that_jax_does_not_see_is_told(monkeypatch):
     assert 'pip install "pure-jax[cuda]"' in next(troubles())
 
 
+def test_a_busy_machine_is_told(monkeypatch):
+    monkeypatch.setattr(surroundings.os, "getloadavg", lambda: (100.0, 0.0, 0.0))
+    monkeypatch.setattr(surroundings.os, "cpu_count", lambda: 2)
+    assert any("load 100.0 on 2 cores" in trouble for trouble in troubles())
+    monkeypatch.setattr(surroundings.os, "getloadavg", lambda: (0.5, 0.0, 0.0))
+    assert not any("busy" in trouble for trouble in troubles())
+
+
 def test_versions_and_devices_are_the_installed_ones():
     assert versions()["pillow"] == Image.__version__
     [first, *_] = surroundings.devices()

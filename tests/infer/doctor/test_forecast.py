@@ -13,13 +13,17 @@ import pytest
 from pure_jax.errors import PureError
 from pure_jax.infer import stages
 from pure_jax.infer.contract import RestoredTile, RestoredTiles
+from pure_jax.infer.decoding import generate as generating
 from pure_jax.infer.doctor import forecast as module
 from pure_jax.infer.doctor.forecast import forecast
+from pure_jax.infer.doctor.surroundings import memory_plan
 from pure_jax.infer.families import RESTORE_TILES, TILES_TOGETHER
 from pure_jax.infer.pictures.picture import Picture
 from pure_jax.infer.restore import Restorer
+from pure_jax.transformer import token_bytes
 from tests import toy
 from tests.models import tiny_model
+from tests.nsarm_models import tiny_pair
 
 ENCODE, OPEN, ROW, DECODE = 0.25, 3.0, 2.0, 0.5
 """Seconds: of a tile, of a batch, of each of four rows of a batch, of a tile."""
@@ -108,3 +112,27 @@ def test_a_real_model_is_measured_with_its_compiler_apart():
 def test_a_scale_out_of_range_is_refused(model):
     with pytest.raises(PureError, match="the scale is 99"):
         forecast(model, noise(16, 16), scale=99.0)
+
+
+def test_so_many_tiles_are_expected_together_as_are_written_together(monkeypatch):
+    model = tiny_model(num_layers=1)
+    monkeypatch.setattr(generating, "CACHE_BYTES", 3 * 200 * token_bytes(model.config.transformer, model.dtype))
+    batches: list[int] = []
+
+    def halved(run: Any, batch: int, advice: str) -> Any:
+        batches.append(batch)
+        raise PureError("enough")
+
+    monkeypatch.setattr(generating, "with_halved_batches", halved)
+    with pytest.raises(PureError, match="enough"):
+        Restorer(model).restore(noise(96, 96).rgb, scale=1.0)
+    expected = TILES_TOGETHER["pure"](model.config, model.dtype)
+    assert batches == [expected] and 1 < expected < 9
+
+
+def test_nsarm_is_measured_too():
+    model = tiny_pair().model
+    found = forecast(model, noise(18, 21), scale=2.0)
+    assert found.measured == 1.0 and found.stages["write codes"] > 0 and found.stages["decode"] > 0
+    plan = memory_plan(model.config, "float32")
+    assert plan.needed is None and plan.together > 1 and plan.advice == ""
