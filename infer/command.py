@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pure_jax.infer.contract import Progress
     from pure_jax.infer.pictures.reading import Frames
     from pure_jax.infer.pictures.sizing import Size
-    from pure_jax.infer.progress import Reporter
     from pure_jax.infer.restore import Restoration
 
 Way = Literal["plain", "jacobi", "coupled", "relaxed", "staggered", "sjd_compat"]
@@ -26,10 +25,23 @@ Draft = Literal["random", "lq", "above", "left", "like"]
 SOME_FAILED = 1
 """Exit status where pictures of a folder could not be restored, and the others are."""
 _NOT_IN_PIXELS = {
-    *("paths", "model", "batch", "captions", "format", "shard", "allow_inside", "entropy_map"),
+    *(
+        "paths",
+        "side_by_side",
+        "report",
+        "model",
+        "batch",
+        "captions",
+        "format",
+        "shard",
+        "allow_inside",
+        "entropy_map",
+    ),
     *("overwrite", "quiet", "json"),
 }
 """Options of `pure restore` that do not decide what a result looks like, or are written down otherwise."""
+_NOT_SHOWN = {"paths", "entropy_map", "side_by_side", "report", "overwrite", "quiet", "json"}
+"""Options that a report does not name, as they do not decide what a result looks like."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,11 @@ class Restore:
     """Let the folder for the results be an input folder, or lie in one."""
     entropy_map: Path | None = None
     """Write the entropy of every code as a heat map to this PNG file; of a single photo."""
+    side_by_side: Path | None = None
+    """Write the input, enlarged by bicubic interpolation, and the result beside it to this picture file."""
+    report: Path | None = None
+    """Write a page that shows both under a slider, with a loupe, the entropy map and all that is told, to this HTML
+    file, which needs no other one."""
     overwrite: bool = False
     """Replace outputs that exist already; never the input. What a folder holds already of the same input, settings and
     model is left as it is."""
@@ -146,6 +163,7 @@ class Restore:
     def _restore_photo(self, source: str, named: str | None) -> None:
         from pure_jax.files import refuse_existing
         from pure_jax.infer.arguments import STREAM
+        from pure_jax.infer.facts import facts_of
         from pure_jax.infer.pictures.heatmap import entropy_heatmap
         from pure_jax.infer.pictures.reading import Frames, decode, read_file
         from pure_jax.infer.pictures.writing import (
@@ -158,6 +176,8 @@ class Restore:
         )
         from pure_jax.infer.progress import Reporter
         from pure_jax.infer.restore import output_size
+        from pure_jax.infer.seeing.outputs import Shown
+        from pure_jax.infer.stages import StageClock
         from pure_jax.infer.streams import read_input, require_output, write_output
 
         _refuse(self, "of a single photo", "shard", "allow_inside")
@@ -190,8 +210,11 @@ class Restore:
                     f"the entropy map {str(entropy_map)!r} would replace the photo; give it a name of its own"
                 )
             refuse_existing(entropy_map, self.overwrite)
+        shown = Shown(self.side_by_side, self.report)
+        taken = [Path(source), output, *([entropy_map] if entropy_map is not None else [])]
+        shown.check(taken, first, sizes[0], self.overwrite)
         own = self._own_settings(Path(source))
-        with Reporter(self.quiet) as report:
+        with Reporter(self.quiet) as reporter, StageClock(reporter) as report:
             restore, model, remarks = self._opened(report)
             results = restore(photo, scale, own, report)
             report("write")
@@ -203,7 +226,10 @@ class Restore:
             if entropy_map is not None:
                 heatmap = entropy_heatmap(result.entropy, model.config.max_entropy, result.image.size)
                 write_image(entropy_map, heatmap)
-        remarks = [*dict.fromkeys(remark for result in results for remark in result.remarks), *remarks]
+            remarks = [*dict.fromkeys(remark for result in results for remark in result.remarks), *remarks]
+            told = facts_of(result, scale=scale, seed=self.seed, seconds=report.seconds) | {"remarks": remarks}
+            settings = {name.replace("_", " "): value for name, value in vars(self).items() if name not in _NOT_SHOWN}
+            shown.write(Path(source).name, first, result, model.config.max_entropy, told, settings)
         width, height = sizes[0]
         if self.json:
             facts = {
@@ -244,7 +270,7 @@ class Restore:
         from pure_jax.infer.pictures.writing import check_kind
         from pure_jax.infer.progress import Reporter
 
-        _refuse(self, "of a folder", "entropy_map")
+        _refuse(self, "of a folder", "entropy_map", "side_by_side", "report")
         suffix = f".{self.format or 'png'}"
         check_kind(f"a{suffix}", quality=self.quality)
         check_folders(inputs, folder, self.allow_inside)
@@ -321,7 +347,7 @@ class Restore:
 
         return {} if self.captions is None else {"text": caption_of(self.captions, photo)}
 
-    def _opened(self, report: Reporter) -> tuple[Callable[..., list[Restoration]], Any, list[str]]:
+    def _opened(self, report: Progress) -> tuple[Callable[..., list[Restoration]], Any, list[str]]:
         """What restores the frames of a file as the options say, the model that does it, and remarks about that."""
         import pure_jax
         from pure_jax.infer.contract import override
@@ -336,7 +362,7 @@ class Restore:
             options["memory"] = memory = read_bytes(self.memory)
             if self.weights is self.cache is None:
                 chosen = choose_precision(pure_jax.load_config(self.model), self.dtype, memory)
-        report("load")
+        report("load", 0, 0)
         model = pure_jax.load(self.model, dtype=self.dtype, **precision | chosen)
         sampling = override(
             model.config.sampling,

@@ -38,6 +38,10 @@ class RestoredTiles(NamedTuple):
     remarks: list[str]
 
 
+Preview = Callable[[np.ndarray, float, Callable[[], np.ndarray]], None]
+"""Called now and then with (places of tiles, int [n]; the share of them that is written, 1.0 when they are complete; a
+function that makes them, uint8 [n, tile, tile, 3], as far as they are, and is to be called at once or never)."""
+
 RestoreTiles = Callable[..., RestoredTiles]
 """A family's function. It draws with noise that depends on the seed and a tile's place only, not on the batch.
 
@@ -47,7 +51,7 @@ Args:
         tile_size / magnification of the model's configuration.
     seed, batch, progress (by name): 0 ... 2**32 - 1; tiles worked on together, None chooses; see `Progress`.
     sampling (by name): how to draw, of the class of config.sampling; None takes that.
-    And options of the family's own, by name.
+    And options of the family's own, by name; one that is called preview, a `Preview`, if it can show tiles early.
 
 Raises:
     PureError: an option out of range.

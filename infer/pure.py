@@ -11,11 +11,11 @@ from PIL import Image
 
 from pure_jax.config import ModelConfig, SamplingConfig
 from pure_jax.errors import PureError
-from pure_jax.infer.contract import Progress, RestoredTile, RestoredTiles
+from pure_jax.infer.contract import Preview, Progress, RestoredTile, RestoredTiles
 from pure_jax.infer.decoding.cost import Lengths, Network
-from pure_jax.infer.decoding.generate import Answer, generate
-from pure_jax.infer.decoding.memory import decode_memory
-from pure_jax.infer.decoding.ways import FAST, way_of_decoding
+from pure_jax.infer.decoding.generate import Answer, generate, usual_batch
+from pure_jax.infer.decoding.memory import Memory, decode_memory
+from pure_jax.infer.decoding.ways import FAST, usual_way, way_of_decoding
 from pure_jax.model import Model
 
 TYPICAL_QUESTION = 40
@@ -38,6 +38,7 @@ def restore_tiles(
     window: int | None = None,
     draft: str | None = None,
     memory: int | None = None,
+    preview: Preview | None = None,
 ) -> RestoredTiles:
     """Restore tiles, see `pure_jax.infer.contract.RestoreTiles`.
 
@@ -46,6 +47,8 @@ def restore_tiles(
         memory: see `pure_jax.infer.decoding.generate.generate`.
         faithful, decode, window, draft: see `pure_jax.infer.decoding.ways.way_of_decoding`.
         fast: decode in the fastest lossy way.
+        preview: is shown tiles with the low-quality picture's codes where none is written yet; by the ways that write
+            row by row: not by faithful, staggered or sjd_compat.
 
     Raises:
         PureError: what `generate` and `way_of_decoding` refuse.
@@ -55,9 +58,19 @@ def restore_tiles(
             raise PureError(f"--fast has no meaning with {'--faithful' if faithful else '--decode'}")
         decode = FAST
     count, decoding = len(tiles), way_of_decoding(decode, window, draft, faithful)
+    codes = _in_parts(model.encode, tiles, lambda done: progress("encode", done, count))
+
+    def show(places: np.ndarray, share: float, written: Callable[[], np.ndarray]) -> None:
+        def so_far() -> np.ndarray:
+            own = written()
+            return _in_parts(model.decode, np.where(own < 0, codes[places], own))
+
+        if preview is not None:
+            preview(places, share, so_far)
+
     answers = generate(
         model,
-        _in_parts(model.encode, tiles, lambda done: progress("encode", done, count)),
+        codes,
         seed=seed,
         sampling=sampling,
         text_prefix=text,
@@ -65,6 +78,7 @@ def restore_tiles(
         batch=batch,
         memory=memory,
         progress=progress,
+        show=show,
     )
     side = tiles.shape[1] // model.config.stride
     images = _decode(model, answers, side, lambda done: progress("decode", done, count))
@@ -83,16 +97,34 @@ def fitting_precision(config: ModelConfig, dtype: Any, memory: int) -> dict[str,
     Args:
         dtype: the compute dtype. memory: bytes that weights, caches and programs of the transformer may take.
     """
-    side = config.tile_size // config.stride
-    opening = side * (side + 1) + TYPICAL_QUESTION + config.sampling.max_text_tokens
-    lengths = Lengths(opening, side, side, config.sampling.guidance_scale != 1.0)
     options: dict[str, Any] = {}
     for option in ({}, {"weights": "int8"}, {"cache": "int8"}):
         options |= option
-        network = Network(replace(config.transformer, **options), dtype, config.vqgan.codebook_size)
-        if decode_memory(network, lengths, 1).total <= memory:
+        quantised = replace(config, transformer=replace(config.transformer, **options))
+        if memory_of(quantised, dtype, 1).total <= memory:
             break
     return options
+
+
+def memory_of(config: ModelConfig, dtype: Any, batch: int) -> Memory:
+    """What the transformer takes to write so many tiles together."""
+    network = Network(config.transformer, dtype, config.vqgan.codebook_size)
+    return decode_memory(network, _lengths(config), batch)
+
+
+def tiles_together(config: ModelConfig, dtype: Any) -> int:
+    """How many tiles are written together, if there are so many and nobody says."""
+    lengths = _lengths(config)
+    question = lengths.opening - config.sampling.max_text_tokens
+    slots = usual_way(config.transformer, dtype, 1).image_slots(lengths.height, lengths.width)
+    return usual_batch(config.transformer, dtype, config.sampling, question, slots)
+
+
+def _lengths(config: ModelConfig) -> Lengths:
+    """Of a tile's answer, its text at its longest."""
+    side = config.tile_size // config.stride
+    opening = side * (side + 1) + TYPICAL_QUESTION + config.sampling.max_text_tokens
+    return Lengths(opening, side, side, config.sampling.guidance_scale != 1.0)
 
 
 def _decode(model: Model, answers: list[Answer], side: int, on_part: Callable[[int], None]) -> np.ndarray:

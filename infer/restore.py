@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from pure_jax.infer.pictures.picture import MAX_PIXELS, Picture, to_image
 from pure_jax.infer.pictures.reading import Photo, as_picture
 from pure_jax.infer.pictures.sizing import MAX_SCALE
 from pure_jax.infer.pictures.tiles import TilePlan, blend, cut, plan_tiles
+from pure_jax.infer.preview import Canvas
 from pure_jax.sequence import LEVELS, split_reading
 
 ALPHA_WAYS = ("bicubic", "model")
@@ -85,6 +87,7 @@ class Restorer:
         overlap: int | None = None,
         batch: int | None = None,
         progress: Progress = silent,
+        preview: Callable[[np.ndarray], None] | None = None,
         **options: Any,
     ) -> Restoration:
         """Restore one photograph of at least 16x16 pixels.
@@ -102,6 +105,8 @@ class Restorer:
                 model's default.
             batch: tiles decoded together; None takes as many as fit.
             progress: see `pure_jax.infer.contract.Progress`; the last stage is "blend".
+            preview: called now and then with the photo as far as it is restored, uint8 [H, W, 3], in families and ways
+                of decoding that can show it; it takes about a fifth of the time.
             options: those of the model's family, beside the restorer's own; PURE's are in
                 `pure_jax.infer.pure.restore_tiles`.
 
@@ -132,8 +137,12 @@ class Restorer:
 
         shown = tiles_of(1)
         tiles = shown if config.magnification == 1 else tiles_of(config.magnification)
+        flat = (shown == shown[:, :1, :1]).all(axis=(1, 2, 3))
+        if preview is not None and "preview" in inspect.signature(restore_tiles).parameters:
+            canvas = Canvas(shown[: len(plan.corners)], plan, COLOUR_FIXES[fix], preview)
+            options["preview"] = partial(canvas.update, np.flatnonzero(~flat))
         restore_rest = partial(restore_tiles, self.model, seed=seed, batch=batch, progress=progress, **options)
-        all_tiles, remarks = _pass_flat_tiles_through(restore_rest, tiles, shown, config.stride)
+        all_tiles, remarks = _pass_flat_tiles_through(restore_rest, tiles, shown, flat, config.stride)
         progress("blend", 0, 0)
         count = len(plan.corners)
         merged = [_merge(all_tiles[i * count : (i + 1) * count], plan) for i in range(len(sources))]
@@ -188,10 +197,13 @@ def _scaled(picture: Picture, scale: float) -> tuple[int, int]:
 
 
 def _pass_flat_tiles_through(
-    restore_tiles: Callable[[np.ndarray], RestoredTiles], tiles: np.ndarray, shown: np.ndarray, stride: int
+    restore_tiles: Callable[[np.ndarray], RestoredTiles],
+    tiles: np.ndarray,
+    shown: np.ndarray,
+    flat: np.ndarray,
+    stride: int,
 ) -> RestoredTiles:
-    """Restore the tiles, except where the photo itself, uint8 [n, tile, tile, 3], shows one colour only."""
-    flat = (shown == shown[:, :1, :1]).all(axis=(1, 2, 3))
+    """Restore the tiles, except the flat ones, where the photo itself, uint8 [n, tile, tile, 3], shows one colour."""
     if not flat.any():
         return restore_tiles(tiles)
     restored, remarks = RestoredTiles([], []) if flat.all() else restore_tiles(tiles[~flat])

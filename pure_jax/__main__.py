@@ -18,7 +18,10 @@ from pure_jax import __version__
 from pure_jax.convert.command import Compare, Convert, Quantize
 from pure_jax.errors import PureError
 from pure_jax.files import not_writable
+from pure_jax.infer.app.command import App
 from pure_jax.infer.command import Benchmark, Evaluate, Restore
+from pure_jax.infer.doctor.command import Doctor, Models
+from pure_jax.infer.serve.command import Serve
 from pure_jax.train.command import Compile, Degrade, Plot, Replay, Tokenize, Train
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -34,6 +37,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "degrade": Degrade,
     "evaluate": Evaluate,
     "benchmark": Benchmark,
+    "doctor": Doctor,
+    "models": Models,
+    "serve": Serve,
+    "app": App,
 }
 
 

@@ -156,7 +156,7 @@ def test_what_is_installed_is_imported():
         re.split(r"[\[<>=]", name)[0]
         for name in [
             *project["dependencies"],
-            *(name for extra in ("convert", "eval", "photos", "train") for name in extras[extra]),
+            *(name for extra in ("convert", "eval", "photos", "train", "serve", "app") for name in extras[extra]),
         ]
     ]
     modules = {{"orbax-checkpoint": "orbax", "pillow": "PIL"}.get(name, name.replace("-", "_")) for name in wanted}
@@ -164,7 +164,7 @@ def test_what_is_installed_is_imported():
     imported = {name.partition(".")[0] for file in files for name in names_in(file.read_text(encoding="utf-8"))}
     assert modules - imported == set()
     # A new one is to be looked at here.
-    assert set(extras) == {"cuda", "tpu", "aot", "train", "convert", "eval", "photos", "dev"}
+    assert set(extras) == {"cuda", "tpu", "aot", "train", "convert", "eval", "photos", "serve", "app", "dev"}
 
 
 def test_no_file_has_the_marks_of_an_unfinished_merge():

@@ -108,6 +108,22 @@ class Written(NamedTuple):
     """Times that the network was run for its codes."""
 
 
+Show = Callable[[np.ndarray, float, Callable[[], np.ndarray]], None]
+"""Called now and then with (which pictures, int [n]; the share of their codes that is there, 1.0 when all are; a
+function that fetches them, int32 [n, h, w], -1 where none is yet, and is to be called at once or never)."""
+
+
+def unseen(pictures: np.ndarray, share: float, codes: Callable[[], np.ndarray]) -> None:
+    """A `Show` that does not look."""
+
+
+def until(codes: np.ndarray, grid: tuple[int, int], count: np.ndarray | int) -> np.ndarray:
+    """Codes int32 [n, h * w] or [n, h, w] as [n, h, w], with -1 from the `count`-th on, int [n] or one for all."""
+    flat = codes.reshape(len(codes), -1)
+    there = np.arange(flat.shape[1]) < np.reshape(count, (-1, 1))
+    return np.where(there, flat, -1).reshape(-1, *grid)
+
+
 @dataclass(frozen=True)
 class Job:
     """Pictures that are to be written, and what writes them. grid: latent height and width of each."""
@@ -124,6 +140,8 @@ class Job:
     lq: np.ndarray
     """int32 [count, h, w]: codes of the low-quality pictures."""
     noise: Noise
+    show: Show = unseen
+    """For whoever wants to watch; a way that writes in another order than row by row need not call it."""
 
     @property
     def count(self) -> int:
@@ -157,7 +175,7 @@ class Decoding(Protocol):
 
     image_slots: tokens to reserve for a picture of a latent height and width.
     write: writes all pictures of a job, `batch` at a time, and yields (index, picture) in any order. on_codes is called
-    with the number of codes that are there, now and then.
+    with the number of codes that are there, now and then, and so may be the job's `show`.
     """
 
     def image_slots(self, height: int, width: int) -> int: ...

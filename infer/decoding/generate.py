@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from pure_jax.config import SamplingConfig
+from pure_jax.config import SamplingConfig, TransformerConfig
 from pure_jax.errors import PureError
 from pure_jax.infer.contract import Progress, silent
-from pure_jax.infer.decoding.contract import Decoding, Job, Written
+from pure_jax.infer.decoding.contract import Decoding, Job, Show, Written, unseen
 from pure_jax.infer.decoding.cost import Lengths, Network
 from pure_jax.infer.decoding.memory import fitting_batch
 from pure_jax.infer.decoding.noise import noise_of
@@ -54,6 +54,7 @@ def generate(
     memory: int | None = None,
     instruction: str = INSTRUCTION,
     progress: Progress = silent,
+    show: Show = unseen,
 ) -> list[Answer]:
     """Answer each LQ picture with a HQ one.
 
@@ -72,6 +73,7 @@ def generate(
             Where the device runs out of memory, half as many are tried, with a warning.
         memory: bytes of device memory that weights, caches and programs may take; as many pictures as fit are decoded
             together, at most `batch`.
+        show: watches the codes that are there, where the way of decoding shows them.
 
     Raises:
         PureError: seed or batch out of range; a prefix longer than max_text_tokens or with control tokens;
@@ -96,6 +98,7 @@ def generate(
         np.asarray(prefix, np.int32),
         np.asarray(lq_codes, np.int32),
         noise_of(noise, seed, model.vocabulary.codebook_size),
+        show,
     )
     # Before the batch is known, the way that takes the most room: that of one picture.
     way = decoding or usual_way(model.config.transformer, model.dtype, 1)
@@ -106,7 +109,8 @@ def generate(
         window = way.window if isinstance(way, Windows) else 1
         batch = fitting_batch(network, lengths, memory, min(batch or MAX_BATCH, count), window)
     slots = way.image_slots(height, width)
-    batch = min(batch or _fitting_batch(model, sampling, job.prompts.shape[1], slots), count)
+    batch = batch or usual_batch(model.config.transformer, model.dtype, sampling, job.prompts.shape[1], slots)
+    batch = min(batch, count)
     way = decoding or usual_way(model.config.transformer, model.dtype, batch)
     progress("compile", 0, 0)  # until the first codes are there, as the programs are compiled when they are called
 
@@ -118,11 +122,13 @@ def generate(
     return [Answer(a.codes, a.entropy, _to_text(model, a.text), a.opened, a.passes) for a in answers]
 
 
-def _fitting_batch(model: Model, sampling: SamplingConfig, prompt_length: int, image_slots: int) -> int:
-    """How many pictures' caches fit into CACHE_BYTES, from 1 to MAX_BATCH."""
+def usual_batch(
+    config: TransformerConfig, dtype: Any, sampling: SamplingConfig, prompt_length: int, image_slots: int
+) -> int:
+    """How many pictures are decoded together if nobody says: their caches fit into CACHE_BYTES; 1 to MAX_BATCH."""
     tokens = prompt_length + sampling.max_text_tokens + image_slots
     tokens += image_slots if sampling.guidance_scale != 1.0 else 0
-    return max(1, min(MAX_BATCH, CACHE_BYTES // (tokens * token_bytes(model.config.transformer, model.dtype))))
+    return max(1, min(MAX_BATCH, CACHE_BYTES // (tokens * token_bytes(config, dtype))))
 
 
 def _to_text(model: Model, ids: np.ndarray) -> str:

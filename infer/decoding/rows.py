@@ -11,7 +11,17 @@ import numpy as np
 from jax import Array, lax
 
 from pure_jax.config import SamplingConfig
-from pure_jax.infer.decoding.contract import DecodeState, Job, Params, Written, code_logits, feed, grow, stage_end
+from pure_jax.infer.decoding.contract import (
+    DecodeState,
+    Job,
+    Params,
+    Written,
+    code_logits,
+    feed,
+    grow,
+    stage_end,
+    until,
+)
 from pure_jax.infer.decoding.prefill import full_batches, open_batch
 from pure_jax.quantisation import columns
 from pure_jax.sampling import sample_code
@@ -59,6 +69,10 @@ def decode_rows(
     return lax.fori_loop(0, rows, row, state)
 
 
+def _fetch(codes: Array, new: int, grid: tuple[int, int], count: int) -> np.ndarray:
+    return until(np.asarray(codes)[:new], grid, count)
+
+
 class Rows:
     """The plain loop: a step for each code."""
 
@@ -77,6 +91,9 @@ class Rows:
                 state = decode_rows(job.net, job.vocabulary, job.sampling, job.params, state, jnp.int32(1))
                 jax.block_until_ready(state.row)
                 on_codes((int(images[0]) * height + (row + 1) * new) * width)
+                count = (row + 1) * width
+                fetch = partial(_fetch, state.codes, new, job.grid, count)
+                job.show(images[:new], count / (height * width), fetch)
             codes, entropy = np.asarray(state.codes), np.asarray(state.entropy)
             for i in range(new):
                 yield int(images[i]), Written(codes[i], entropy[i], texts[i], bool(opened[i]), height * width)

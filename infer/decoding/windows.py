@@ -20,7 +20,17 @@ from jax import Array, lax
 
 from pure_jax.config import SamplingConfig
 from pure_jax.errors import PureError
-from pure_jax.infer.decoding.contract import DecodeState, Job, Params, Written, code_logits, feed, grow, stage_end
+from pure_jax.infer.decoding.contract import (
+    DecodeState,
+    Job,
+    Params,
+    Written,
+    code_logits,
+    feed,
+    grow,
+    stage_end,
+    until,
+)
 from pure_jax.infer.decoding.drafts import DRAFTS, Draft
 from pure_jax.infer.decoding.noise import Noise, SeedNoise
 from pure_jax.infer.decoding.prefill import open_batch
@@ -263,6 +273,7 @@ class Windows:
                 state, room = grow(state, more), room + more
             state = decode_windows(parts, job.params, state, jnp.int32(PASSES_PER_CALL))
             index = np.array(state.index)
+            _show(job, held, index, state.codes, parts.body)
             for row in [row for row in held if index[row] >= parts.body]:
                 image, text, opened = held.pop(row)
                 codes, entropy = (np.array(x[row]).reshape(job.grid) for x in (state.codes, state.entropy))
@@ -270,3 +281,18 @@ class Windows:
                 yield image, Written(codes, entropy, text, opened, int(state.passes[row]))
             under_way = sum(int(index[row]) for row in held) * lq.shape[1] // parts.body
             on_codes(written * lq.shape[1] + under_way)
+
+
+def _show(job: Job, held: dict[int, tuple[int, np.ndarray, bool]], index: np.ndarray, codes: Array, body: int) -> None:
+    """Show pictures that are complete, and those that are not, of which each has its own number of codes."""
+    done = [row for row in held if index[row] >= body]
+    for rows in (done, [row for row in held if row not in done]):
+        if not rows:
+            continue
+        count = index[rows] - index[rows] // (job.grid[1] + 1)  # without new-lines
+        share = 1.0 if rows is done else float(count.mean()) / codes.shape[1]
+
+        def fetch(rows: list[int] = rows, count: np.ndarray = count) -> np.ndarray:
+            return until(np.asarray(codes)[rows], job.grid, count)
+
+        job.show(np.array([held[row][0] for row in rows]), share, fetch)

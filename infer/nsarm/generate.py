@@ -14,7 +14,7 @@ from pure_jax.infer.halving import with_halved_batches
 from pure_jax.infer.nsarm.passes import Networks, first_scales, prefill, write_scale
 from pure_jax.infer.nsarm.sampling import Noise, noise_of
 from pure_jax.nsarm.conditioning import Conditioning
-from pure_jax.nsarm.config import SamplingConfig
+from pure_jax.nsarm.config import NsarmConfig, SamplingConfig
 from pure_jax.nsarm.model import NsarmModel
 from pure_jax.nsarm.transformer import row_bytes
 
@@ -69,10 +69,8 @@ def generate(
     drawn = range(first, len(ends))
     tokens = [ends[i] - ends[i - 1] for i in drawn]
     draw = noise_of(noise, seed, first, [(count, n, config.transformer.token_bits) for n in tokens])
-    rows = 2 if sampling.guided else 1
     if batch is None:
-        each = rows * row_bytes(config.transformer, ends[-1], model.dtype)
-        batch = max(1, min(MAX_BATCH, CACHE_BYTES // each))
+        batch = usual_batch(config, sampling, model.dtype)
     nets = Networks(config, model.vae, model.map_network, model.transformer)
     progress("compile", 0, 0)  # until the first scale is there, as programs are compiled when they are called
 
@@ -82,6 +80,13 @@ def generate(
     parts = with_halved_batches(write, batch, "try another --dtype, or a smaller size of the model")
     latents, entropies, *all_bits = (np.concatenate(own)[:count] for own in zip(*parts, strict=True))
     return Written(latents, entropies, all_bits)
+
+
+def usual_batch(config: NsarmConfig, sampling: SamplingConfig, dtype: Any) -> int:
+    """How many pictures are written together if nobody says: their caches fit into CACHE_BYTES; 1 to MAX_BATCH."""
+    rows = 2 if sampling.guided else 1
+    each = rows * row_bytes(config.transformer, config.ends[-1], dtype)
+    return max(1, min(MAX_BATCH, CACHE_BYTES // each))
 
 
 def _write(

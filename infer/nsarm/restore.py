@@ -8,8 +8,8 @@ import numpy as np
 
 from pure_jax.infer.contract import Progress, RestoredTile, RestoredTiles
 from pure_jax.infer.nsarm.captions import conditioning_of
-from pure_jax.infer.nsarm.generate import MAX_BATCH, equal_parts, generate
-from pure_jax.nsarm.config import SamplingConfig
+from pure_jax.infer.nsarm.generate import MAX_BATCH, equal_parts, generate, usual_batch
+from pure_jax.nsarm.config import NsarmConfig, SamplingConfig
 from pure_jax.nsarm.model import NsarmModel, decode_latents
 from pure_jax.nsarm.vae import fitting
 
@@ -45,3 +45,8 @@ def restore_tiles(
         images.extend(np.asarray(decode_latents(vae, model.params["vae"], written.latents[places])))
     restored = [RestoredTile(image, own) for image, own in zip(images, written.entropy, strict=False)]
     return RestoredTiles(restored, [])
+
+
+def tiles_together(config: NsarmConfig, dtype: Any) -> int:
+    """How many tiles are written together, if there are so many and nobody says."""
+    return usual_batch(config, config.sampling, dtype)

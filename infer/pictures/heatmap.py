@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 # Dark blue to pale yellow; lightness rises all the way, so the order survives grey printing and colour blindness.
-_ANCHORS = np.array([(8, 8, 40), (72, 20, 120), (182, 50, 112), (242, 130, 56), (252, 242, 172)], np.float64)
+ANCHORS = np.array([(8, 8, 40), (72, 20, 120), (182, 50, 112), (242, 130, 56), (252, 242, 172)], np.float64)
 
 
 def entropy_heatmap(entropy: np.ndarray, max_nats: float, size: tuple[int, int]) -> Image.Image:
@@ -19,6 +19,6 @@ def entropy_heatmap(entropy: np.ndarray, max_nats: float, size: tuple[int, int])
     if not max_nats > 0 or not np.isfinite(entropy).all():
         raise ValueError(f"entropy must be finite and max_nats {max_nats} positive")
     fraction = np.clip(np.asarray(entropy, np.float64) / max_nats, 0.0, 1.0)
-    stops = np.linspace(0.0, 1.0, len(_ANCHORS))
-    colours = np.stack([np.interp(fraction, stops, channel) for channel in _ANCHORS.T], axis=-1)
+    stops = np.linspace(0.0, 1.0, len(ANCHORS))
+    colours = np.stack([np.interp(fraction, stops, channel) for channel in ANCHORS.T], axis=-1)
     return Image.fromarray(np.rint(colours).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from pure_jax.config import SamplingConfig, pure_7b, tiny
 from pure_jax.errors import PureError
 from pure_jax.infer.contract import override
 from pure_jax.infer.decoding.cost import Lengths, Network
-from pure_jax.infer.decoding.generate import Answer, _fitting_batch, generate
+from pure_jax.infer.decoding.generate import Answer, generate, usual_batch
 from pure_jax.infer.decoding.memory import decode_memory, fitting_batch, read_bytes
 from pure_jax.infer.decoding.rows import Rows
 from pure_jax.infer.decoding.sequential import Sequential
@@ -155,14 +154,11 @@ def test_override_replaces_what_is_given_and_checks_it():
 
 def test_the_default_batch_keeps_the_caches_of_a_7b_model_to_one_picture() -> None:
     sampling = SamplingConfig()
-    small = SimpleNamespace(config=tiny(), dtype=np.float32)
-    large = SimpleNamespace(config=pure_7b(), dtype=np.float16)
-    assert _fitting_batch(small, sampling, 100, 100) == 64
-    assert _fitting_batch(large, sampling, 4188, 4163) == 1  # 6.8 GB a picture
-    config = replace(tiny(), transformer=replace(tiny().transformer, num_layers=64))
-    wide = SimpleNamespace(config=config, dtype=np.float32)
+    assert usual_batch(tiny().transformer, np.float32, sampling, 100, 100) == 64
+    assert usual_batch(pure_7b().transformer, np.float16, sampling, 4188, 4163) == 1  # 6.8 GB a picture
+    wide = replace(tiny().transformer, num_layers=64)
     # 2 (keys, values) x 64 layers x 4 heads x 8 x 4 bytes = 16 KiB a token; 2 x 1,000 + 256 tokens with guidance
-    assert _fitting_batch(wide, sampling, 0, 1000) == 2**30 // (16384 * 2256)
+    assert usual_batch(wide, np.float32, sampling, 0, 1000) == 2**30 // (16384 * 2256)
 
 
 def test_memory_decides_the_batch(model, codes) -> None:

@@ -1,0 +1,29 @@
+"""What is told about a restored photo beside its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pure_jax.infer.restore import Restoration
+
+
+def facts_of(result: Restoration, *, scale: float, seed: int, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """For JSON: width, height, scale, seed, degradation ({"blur", "noise"} or null) and description as the model says,
+    mean_entropy (nats per code), seconds (by stage, rounded to milliseconds) and remarks (a list)."""
+    return {
+        "width": result.image.width,
+        "height": result.image.height,
+        "scale": scale,
+        "seed": seed,
+        "degradation": result.degradation,
+        "description": result.description,
+        "mean_entropy": round(float(result.entropy.mean()), 4),
+        "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
+        "remarks": result.remarks,
+    }
+
+
+def reading_of(degradation: Mapping[str, str] | None) -> str:
+    """ "large blur, small noise" """
+    return ", ".join(f"{level} {name}" for name, level in (degradation or {}).items())
