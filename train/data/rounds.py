@@ -1,8 +1,7 @@
-"""Pre-tokenised training pairs: degrade regions of photographs, cut them into tiles, keep both sides' codes.
+"""Rounds of fresh pairs for the demo: regions of photographs, degraded, cut into tiles, both sides encoded.
 
-One .npz file holds everything a language-model run reads; `RecordRounds` makes one after the other while a run reads
-them. Codes are stored, not token ids, and scores, not levels: so templates and thresholds can change without encoding
-again.
+`RecordRounds` makes one round after the other while a run reads them, each once; a file keeps a round for a run that is
+stopped. Data that are made once and read often are `pure_jax.train.data.records`.
 """
 
 from __future__ import annotations
@@ -78,7 +77,6 @@ def build_records(
     vqgan_params: Any,
     regions: int,
     seed: int,
-    progress: Callable[[int], None] = lambda done: None,
     *,
     first: int = 0,
     words: Callable[[np.ndarray], str] | None = None,
@@ -88,22 +86,19 @@ def build_records(
     words: the caption of a tile, from its HQ pixels uint8 [tile, tile, 3]; by default the caption of its photo.
 
     Raises:
-        PureError: `regions` is below 1, or `seed` below 0.
+        PureError: `regions` is below 1.
     """
     if regions < 1:
-        raise PureError(f"{regions} regions give no records; ask for 1 or more with --regions")
-    if seed < 0:
-        raise PureError(f"the seed is {seed}, but it must be 0 or more")
+        raise PureError(f"{regions} regions give no records; ask for 1 or more")
     vqgan, params = VQGAN(config.vqgan), jax.device_put(vqgan_params)
     rows = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         made = pool.map(lambda index: region_at(photos, config.tile_size, seed, index), range(first, first + regions))
         try:
-            for done, (lq, hq, blur, noise, photo) in enumerate(made, 1):
+            for lq, hq, blur, noise, photo in made:
                 codes = np.asarray(encode_images(vqgan, params, np.concatenate([lq, hq]))).astype(np.uint16)
                 said = [words(tile) for tile in hq] if words else [photos[photo].caption] * len(hq)
                 rows.append((codes[: len(lq)], codes[len(lq) :], [blur] * len(hq), [noise] * len(hq), said))
-                progress(done)
         finally:
             pool.shutdown(cancel_futures=True)  # an interruption need not wait for all regions
     lq_codes, hq_codes, blurs, noises, said = (list(column) for column in zip(*rows, strict=True))
@@ -129,16 +124,16 @@ def load_records(path: Path) -> Records:
     """Read what `save_records` wrote.
 
     Raises:
-        PureError: no such file, or not a records file.
+        PureError: no such file, or not such a file.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
             return Records(**arrays | {"captions": arrays["captions"].tolist()})
-    except FileNotFoundError as error:
-        raise PureError(f"{path} does not exist; make it with `pure train records`") from error
     except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile, zlib.error) as error:
-        raise PureError(f"{path} is not a records file; make it again with `pure train records`") from error
+        raise PureError(
+            f"{path} cannot be read as a round of records; remove it, and the run makes it again"
+        ) from error
 
 
 class RecordRounds:
