@@ -280,7 +280,7 @@ class TextConfig:
     """Tokens at most; a longer caption loses its last sentences, then words. A model of a fixed length has its own."""
 
     def __post_init__(self) -> None:
-        require(self, caption_dropout=SHARE, text_tokens=(16, 8192))
+        require(self, caption_dropout=SHARE, text_tokens=(40, 8192))
         if self.labels not in LABELS:
             raise PureError(f"labels is {self.labels!r}, but it must be one of {', '.join(LABELS)}")
         self.shares()

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 MULTIPLE = 128
-"""Of which the length of sequences is one, where texts are of any length."""
+"""Of which the length of sequences is one, where texts are of any length and no other is asked for."""
+SHORTEST = 40
+"""Tokens that there must be for a text of any length: enough for its levels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,25 +75,15 @@ class RecordBatches:
         codebook: np.ndarray,
     ) -> Callable[[Record, int, np.random.Generator], Row]:
         """(record, variant, generator) -> tokens and labels, int32 [length], padded; every row is as long."""
-        most = config.text_length or self.text.text_tokens
-        write = Texts(tokenizer, vocabulary, self.thresholds, self.text, most, self.captions, self.scores)
         side = config.tile_size // config.vqgan.stride
         prompt = len(prompt_ids(tokenizer, vocabulary, np.zeros((side, side), np.int32)))
-        image = side * (side + 1) + 4
-        length = prompt + most + image + 1
-        if config.text_length is None:
-            length += -length % MULTIPLE
-        length = train.sequence or length
+        most, length = _lengths(config, train, self.text, prompt + side * (side + 1) + 4 + 1)
+        write = Texts(tokenizer, vocabulary, self.thresholds, self.text, most, self.captions, self.scores)
 
         def row(record: Record, variant: int, rng: np.random.Generator) -> Row:
             text = write(record, variant, rng)
             pair = record.lq_codes[variant], record.hq_codes
             own = training_example(tokenizer, vocabulary, *pair, text, text_length=config.text_length)
-            if len(own[0]) > length:
-                raise PureError(
-                    f"{record.key} with its text has {len(own[0])} tokens, more than the sequence of {length}; raise "
-                    "--text-tokens or train.sequence"
-                )
             tokens, labels = (
                 np.pad(ids, (0, length - len(ids)), constant_values=fill)
                 for ids, fill in zip(own, (vocabulary.pad, IGNORE), strict=True)
@@ -101,6 +93,22 @@ class RecordBatches:
             return tokens, labels
 
         return row
+
+
+def _lengths(config: ModelConfig, train: LanguageModelTrainConfig, text: TextConfig, others: int) -> tuple[int, int]:
+    """Tokens of a text at most, and of a whole row; others: those of a row that are no text.
+
+    Raises:
+        PureError: the sequence that is asked for has no room for a text.
+    """
+    most = config.text_length or text.text_tokens
+    if not train.sequence:
+        return most, others + most + (0 if config.text_length else -(others + most) % MULTIPLE)
+    room = train.sequence - others
+    if room < (config.text_length or SHORTEST):
+        needed = others + (config.text_length or SHORTEST)
+        raise PureError(f"a sequence of {train.sequence} tokens is too short for an answer, which needs {needed}")
+    return min(most, room), train.sequence
 
 
 def require_fitting(sets: Sequence[RecordSet], tokenizer: ImageTokenizer, source: Path, config: ModelConfig) -> None:

@@ -88,6 +88,23 @@ def test_rows_are_training_examples_of_one_length(folders, tmp_path):
     assert length % 128 == 0
 
 
+def test_a_sequence_of_a_given_length_shortens_texts_instead_of_failing(folders, tmp_path):
+    config = dataclasses.replace(CONFIG, text_length=None)
+    source = opened(folders, tmp_path)
+    own = dataclasses.replace(record(1), caption="A long caption. " * 40)
+    whole, _ = rows_of(source, config)(own, 0, np.random.default_rng(0))
+    for sequence in (160, 200, len(whole), 600):
+        train = dataclasses.replace(TRAIN, drift=0.0, sequence=sequence)
+        tokens, labels = rows_of(source, config, train)(own, 0, np.random.default_rng(0))
+        assert len(tokens) == sequence
+        tokenizer, vocabulary = tiny_tokenizer(64)
+        text, [image] = parse_answer(tokens[labels != IGNORE], vocabulary, tokenizer)
+        np.testing.assert_array_equal(image, own.hq_codes)
+        assert "noise. A long" in text
+    with pytest.raises(PureError, match="a sequence of 60 tokens is too short for an answer"):
+        rows_of(source, config, dataclasses.replace(TRAIN, sequence=60))
+
+
 def test_drift_moves_the_codes_that_are_read_and_follows_from_the_generator(folders, tmp_path):
     make = rows_of(opened(folders, tmp_path), train=dataclasses.replace(TRAIN, drift=2.0))
     plain, _ = rows_of(opened(folders, tmp_path), train=dataclasses.replace(TRAIN, drift=0.0))(
