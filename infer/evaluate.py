@@ -21,8 +21,8 @@ from pure_jax.infer.metrics.distortion import Pixels, psnr_y, ssim_y
 from pure_jax.infer.metrics.niqe import NiqeParams, niqe
 from pure_jax.infer.metrics.perceptual import NAME as PERCEPTUAL_NAME
 from pure_jax.infer.metrics.perceptual import perceptual_distance
+from pure_jax.infer.pictures.sizing import MAX_SCALE
 from pure_jax.infer.pictures.tiles import blend, cut, plan_tiles
-from pure_jax.infer.restore import MAX_SCALE
 
 METHODS = ("bicubic", "tokenizer round trip", "ours")
 _COLUMNS = {  # field of Row: title (the arrow points to better), digits

@@ -62,6 +62,10 @@ class Reporter:
             self._stage.done = done
             self._bar.update(self._task, completed=done)
 
+    def say(self, line: str) -> None:
+        """A line that stays, above the bar where there is one."""
+        self._bar.console.print(f"pure: {line}", markup=False, highlight=False, soft_wrap=True)
+
     def _repeat(self) -> None:
         while not self._closed.wait(self._interval):
             _print(self._stage.status(time.monotonic()))

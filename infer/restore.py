@@ -6,8 +6,8 @@ import inspect
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,21 +18,23 @@ from pure_jax.families import Model, check_options
 from pure_jax.infer.contract import Progress, RestoredTile, RestoredTiles, check_seed, silent
 from pure_jax.infer.families import RESTORE_TILES
 from pure_jax.infer.pictures.colour import COLOUR_FIXES
-from pure_jax.infer.pictures.enlarge import enlarge, fill_hidden
-from pure_jax.infer.pictures.picture import MAX_PIXELS, Photo, Picture, as_picture, to_image
+from pure_jax.infer.pictures.enlarge import enlarge, enlarge_fine, fill_hidden
+from pure_jax.infer.pictures.picture import MAX_PIXELS, Picture, to_image
+from pure_jax.infer.pictures.reading import Photo, as_picture
+from pure_jax.infer.pictures.sizing import MAX_SCALE
 from pure_jax.infer.pictures.tiles import TilePlan, blend, cut, plan_tiles
 from pure_jax.infer.preview import Canvas
 from pure_jax.sequence import LEVELS, split_reading
 
-MAX_SCALE = 16.0
 ALPHA_WAYS = ("bicubic", "model")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Restoration:
     """The result for one photograph.
 
-    image: as large as the input times the scale, in the input's kind (grey, RGB, with alpha).
+    picture: as large as the input times the scale, in the input's kind (grey, RGB, with alpha, 16 bits a channel), with
+    its colour profile and what it says about itself.
     degradation: {"blur": ..., "noise": ...}, each "small", "medium" or "large": the middle level over all tiles that
     gave a reading; None if no tile did.
     description: what most tiles say is shown.
@@ -40,12 +42,17 @@ class Restoration:
     texts: every tile's own words, row by row. remarks: what went otherwise than usual, one sentence each.
     """
 
-    image: Image.Image
+    picture: Picture
     degradation: dict[str, str] | None
     description: str
     entropy: np.ndarray
     texts: list[str]
     remarks: list[str] = field(default_factory=list)
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The picture as a PIL image, 8 bits a channel."""
+        return to_image(self.picture)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,11 +145,17 @@ class Restorer:
         all_tiles, remarks = _pass_flat_tiles_through(restore_rest, tiles, shown, flat, config.stride)
         progress("blend", 0, 0)
         count = len(plan.corners)
+        merged = [_merge(all_tiles[i * count : (i + 1) * count], plan) for i in range(len(sources))]
+        references = [enlarge(source, height, width) for source in sources]
+        if picture.fine is not None:
+            fine = picture.fine if picture.alpha is None else fill_hidden(picture.fine, picture.alpha)
+            references[0] = enlarge_fine(fine, height, width)
         restored = [
-            COLOUR_FIXES[fix](_merge(all_tiles[i * count : (i + 1) * count], plan), enlarge(source, height, width))
-            for i, source in enumerate(sources)
+            np.clip(COLOUR_FIXES[fix](image, reference), 0, 1)
+            for image, reference in zip(merged, references, strict=True)
         ]
-        rgb, *rest = ((np.clip(image, 0, 1) * 255).round().astype(np.uint8) for image in restored)
+        rgb, *rest = ((image * 255).round().astype(np.uint8) for image in restored)
+        samples = None if picture.fine is None else (restored[0] * 65_535).round().astype(np.uint16)
         opacity = None
         if picture.alpha is not None:
             opacity = rest[0][..., 1] if rest else enlarge(picture.alpha, height, width)
@@ -150,12 +163,12 @@ class Restorer:
         texts = [tile.text for tile in colours]
         degradation, description = _vote(texts)
         return Restoration(
-            image=to_image(Picture(rgb, opacity, picture.grey, picture.icc)),
+            picture=replace(picture, rgb=rgb, alpha=opacity, fine=samples, remarks=()),
             degradation=degradation,
             description=description,
             entropy=blend((tile.entropy for tile in colours), plan.scaled_down(config.stride)),
             texts=texts,
-            remarks=remarks,
+            remarks=[*picture.remarks, *remarks],
         )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 
 from pure_jax.errors import PureError
-from pure_jax.infer.pictures.picture import Picture, read_picture
+from pure_jax.infer.pictures.picture import Picture
+from pure_jax.infer.pictures.reading import decode
 from pure_jax.infer.restore import output_size
 
 
@@ -37,22 +36,15 @@ class TooLarge(PureError):
 
 
 def read_upload(data: bytes, scale: float, limits: Limits) -> Picture:
-    """The picture in an upload. It goes through a file, whose name is ours, so that it is read as any other photo is.
+    """The picture in an upload: its first frame.
 
     Raises:
         TooLarge: more bytes, or a result of more pixels, than the limits allow.
-        PureError: what `read_picture` and `output_size` refuse.
+        PureError: what `decode` and `output_size` refuse.
     """
     if len(data) > limits.bytes:
         raise too_many_bytes(limits)
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "upload")
-        with open(path, "wb") as file:
-            file.write(data)
-        try:
-            picture = read_picture(path)
-        except PureError as error:
-            raise PureError(str(error).replace(repr(path), "the upload")) from error
+    picture = decode(data, "the upload").pictures[0]
     width, height = output_size(picture, scale)
     if width * height > limits.pixels:
         raise TooLarge(

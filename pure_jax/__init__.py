@@ -15,7 +15,7 @@ from pure_jax.errors import PureError
 if TYPE_CHECKING:
     from pure_jax.checkpoint import save
     from pure_jax.config import ModelConfig, SamplingConfig, TransformerConfig, VQGANConfig
-    from pure_jax.convert.opening import load, load_config
+    from pure_jax.convert.opening import find, load, load_config
     from pure_jax.convert.parts import load_transformer, load_vqgan
     from pure_jax.infer.restore import Restoration, Restorer
     from pure_jax.model import Model, decode_codes, encode_images, next_code_distribution
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "find": "pure_jax.convert.opening",
     "load": "pure_jax.convert.opening",
     "load_config": "pure_jax.convert.opening",
     "load_transformer": "pure_jax.convert.parts",
@@ -55,6 +56,7 @@ __all__ = [
     "code_distribution",
     "decode_codes",
     "encode_images",
+    "find",
     "load",
     "load_config",
     "load_transformer",

@@ -22,15 +22,18 @@ from pure_jax.infer.app.command import App
 from pure_jax.infer.command import Benchmark, Evaluate, Restore
 from pure_jax.infer.doctor.command import Doctor, Models
 from pure_jax.infer.serve.command import Serve
-from pure_jax.train.command import Degrade, Plot, Train
+from pure_jax.train.command import Compile, Degrade, Plot, Replay, Tokenize, Train
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "restore": Restore,
     "convert": Convert,
     "quantize": Quantize,
     "compare": Compare,
+    "tokenize": Tokenize,
+    "replay": Replay,
     "train": Train,
     "plot": Plot,
+    "compile": Compile,
     "degrade": Degrade,
     "evaluate": Evaluate,
     "benchmark": Benchmark,

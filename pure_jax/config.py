@@ -59,7 +59,8 @@ def require_one_of(name: str, value: str, allowed: Collection[str]) -> None:
 class TransformerConfig:
     """Sizes of the decoder-only transformer (Chameleon / Lumina-mGPT family; defaults are PURE-7B's)."""
 
-    may_be_absent = frozenset({"dropout", "scan_layers", "remat", "weights", "cache"})
+    may_be_absent = frozenset({"dropout", "scan_layers", "weights", "cache"})
+    former = frozenset({"remat"})
     vocab_size: int = 73_728
     hidden_size: int = 4096
     intermediate_size: int = 11_008
@@ -78,8 +79,6 @@ class TransformerConfig:
     """Rate on each branch output before the residual add; active only in training."""
     scan_layers: bool = True
     """Stack the layers' parameters and scan over them; False keeps one sub-tree per layer."""
-    remat: bool = False
-    """Recompute each block's activations in the backward pass instead of storing them."""
     weights: str = "float"
     """int8: the layers' kernels and the head's are int8, with a scale for each output channel. For inference only."""
     cache: str = "float"
@@ -301,11 +300,13 @@ def from_dict(cls: type, values: Any, where: str = "config.json") -> Any:
     """Build the dataclass `cls` from parsed JSON; a PureError names what is unknown, of a wrong type, or absent.
 
     A class says in `may_be_absent` which of its fields have a default that no file need repeat; by default all. A size
-    is not among them: another model's, taken silently, would be refused late or never.
+    is not among them: another model's, taken silently, would be refused late or never. What it names in `former` said
+    something once that is no part of a model, and is passed over.
     """
     if not isinstance(values, dict):
         raise PureError(f"{where} must hold a JSON object, not {type(values).__name__}")
     hints = typing.get_type_hints(cls)
+    values = {name: value for name, value in values.items() if name not in getattr(cls, "former", ())}
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise PureError(f"{where} has the unknown field {unknown[0]!r}; it may come from a newer version of pure-jax")

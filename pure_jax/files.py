@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -121,6 +122,26 @@ def refuse_existing(path: Path, overwrite: bool = False) -> None:
     """Raises PureError if there is anything at `path`, a dangling link too, that may not be replaced."""
     if not overwrite and os.path.lexists(path):
         raise PureError(f"output {str(path)!r} exists already; choose another name, or replace it with --overwrite")
+
+
+def directory_sha256(directory: Path) -> str:
+    """A digest of all files in and below a directory, names and contents, in hex; hidden ones and Markdown excepted.
+
+    Raises:
+        PureError: a file cannot be read.
+    """
+    total = hashlib.sha256()
+    try:
+        for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+            name = path.relative_to(directory)
+            if path.suffix == ".md" or any(part.startswith(".") for part in name.parts):
+                continue
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{digest} {name.as_posix()}\n".encode())
+    except OSError as error:
+        raise PureError(f"{directory} cannot be read: {error.strerror or error}") from error
+    return total.hexdigest()
 
 
 def check_output_file(path: Path, overwrite: bool = False) -> None:

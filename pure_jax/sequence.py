@@ -24,6 +24,8 @@ INSTRUCTION = (
 )
 IGNORE = -100  # label of positions that the loss leaves out
 LEVELS = ("small", "medium", "large")
+GUIDANCE = ("none", "perception", "understanding", "full")
+"""What an answer says before its image: nothing, how degraded the photo is, what it shows, or both."""
 
 _READING = re.compile(rf"\s*({'|'.join(LEVELS)}) blur, ({'|'.join(LEVELS)}) noise\.(?=\s|$)", re.IGNORECASE)
 
@@ -119,6 +121,18 @@ def degradation_sentence(blur: str, noise: str) -> str:
         if level not in LEVELS:
             raise PureError(f"{level!r} is no degradation level; use one of {', '.join(LEVELS)}")
     return f"{blur.capitalize()} blur, {noise} noise."
+
+
+def guiding_text(guidance: str, reading: str, caption: str) -> str:
+    """The text of an answer: "", "{reading}", "{caption}" or "{reading} {caption}", one for each of GUIDANCE.
+
+    An empty part is left out, with its blank. `answer_text_ids` puts the blank between text and image.
+    Raises PureError for another guidance.
+    """
+    parts = {"none": (), "perception": (reading,), "understanding": (caption,), "full": (reading, caption)}
+    if guidance not in parts:
+        raise PureError(f"the guidance is {guidance!r}; choose one of {', '.join(GUIDANCE)}")
+    return " ".join(part for part in parts[guidance] if part)
 
 
 def split_reading(text: str) -> tuple[dict[str, str] | None, str]:

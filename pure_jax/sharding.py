@@ -22,8 +22,8 @@ RULES = {"vocab": "tensor", "embed": "fsdp", "heads": "tensor", "mlp": "tensor"}
 """Logical axis -> mesh axis."""
 
 PARAMETER_AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (r"transformer\.embed\.embedding", ("vocab", "embed")),
-    (r"transformer\.lm_head\.kernel", ("embed", "vocab")),
+    (r"transformer\.(embed|codes)\.embedding", ("vocab", "embed")),
+    (r"transformer\.(lm_head\.kernel|codes\.head)", ("embed", "vocab")),
     (r"transformer\.layers(_\d+)?\.self_attn\.[qkv]_proj\.kernel", ("embed", "heads")),
     (r"transformer\.layers(_\d+)?\.self_attn\.o_proj\.kernel", ("heads", "embed")),
     (r"transformer\.layers(_\d+)?\.mlp\.(gate|up)_proj\.kernel", ("embed", "mlp")),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,16 @@ QK_NORM_EPS = 1e-5
 
 CAUSAL_BLOCKS = 8
 """Blocks of queries in a sequence that is read at once; of n blocks, (n - 1) / 2n of the scores are left out."""
+
+REMATS = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""What is kept of each layer for the backward pass, where not all is ("none"): the results of products with weights, or
+nothing but what goes into the layer."""
+
+Attend = Callable[[Array, Array, Array], Array]
+"""q [batch, seq, heads, dim], k and v [batch, seq, kv_heads, dim] -> [batch, seq, heads * dim] in q's dtype."""
 
 Held = Array | Quantised
 Store = Held | tuple[Held, ...]
@@ -302,10 +313,23 @@ class Int8Dense(nn.Module):
         return product(x.astype(self.dtype), {"kernel": kernel, "scale": scale}).astype(self.dtype)
 
 
+class Dense(nn.Dense):
+    """A layer without bias. Where the collection "lora" has an adapter of its name, {"a" [in, rank], "b" [rank, out]},
+    x A B is added to its result."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        y = super().__call__(x)
+        if not self.has_variable("lora", "a"):
+            return y
+        a, b = (jnp.asarray(self.get_variable("lora", name), self.dtype) for name in "ab")
+        return y + x.astype(self.dtype) @ a @ b
+
+
 def _dense(config: TransformerConfig, features: int, dtype: Any, name: str) -> nn.Module:
     if config.weights == "int8":
         return Int8Dense(features, dtype, name=name)
-    return nn.Dense(features, use_bias=False, dtype=dtype, kernel_init=nn.initializers.normal(0.02), name=name)
+    return Dense(features, use_bias=False, dtype=dtype, kernel_init=nn.initializers.normal(0.02), name=name)
 
 
 class Attention(nn.Module):
@@ -313,6 +337,7 @@ class Attention(nn.Module):
 
     config: TransformerConfig
     dtype: Any
+    attend: Attend | None = None
 
     @nn.compact
     def __call__(self, x, rope, masks, stores, starts, layer):
@@ -335,7 +360,7 @@ class Attention(nn.Module):
             new = (quantise(k), quantise(v))
             k, v = (dequantise(x).astype(self.dtype) for x in new)
         if stores is None:
-            out = causal_attention(q, k, v, masks[0])
+            out = causal_attention(q, k, v, masks[0]) if self.attend is None else self.attend(q, k, v)
         else:
             outs, written, row = [], [], 0
             for (keys, values), start, mask in zip(stores, starts, masks, strict=True):
@@ -379,6 +404,7 @@ class Block(nn.Module):
     dtype: Any
     deterministic: bool
     show: bool = False
+    attend: Attend | None = None
 
     @nn.compact
     def __call__(self, carry, layer, rope, masks, starts):
@@ -388,7 +414,7 @@ class Block(nn.Module):
         norm_post = RMSNorm(cfg.rms_norm_eps, name="post_attention_layernorm")
         drop = nn.Dropout(cfg.dropout, deterministic=self.deterministic)
         y = x if cfg.swin_norm else norm_in(x)
-        y, stores = Attention(cfg, self.dtype, name="self_attn")(y, rope, masks, stores, starts, layer)
+        y, stores = Attention(cfg, self.dtype, self.attend, name="self_attn")(y, rope, masks, stores, starts, layer)
         x = x + drop(norm_in(y) if cfg.swin_norm else y)
         y = x if cfg.swin_norm else norm_post(x)
         y = SwiGLU(cfg, self.dtype, name="mlp")(y)
@@ -405,6 +431,11 @@ class Transformer(nn.Module):
 
     config: TransformerConfig
     dtype: Any = jnp.float32
+    attend: Attend | None = None
+    """A kernel for whole sequences, see `pure_jax.attention`; None is `causal_attention`. Such a kernel takes no
+    `valid`, and reads no cache."""
+    remat: str = "none"
+    """What the backward pass computes once more: none, or one of REMATS."""
 
     @nn.compact
     def __call__(
@@ -456,22 +487,24 @@ class Transformer(nn.Module):
                 masks = tuple(_cache_mask(c, start, seq) for c, start in zip(caches, where, strict=True))
                 starts = where
 
-        block = nn.remat(Block, prevent_cse=not cfg.scan_layers) if cfg.remat else Block
+        block: Any = Block
+        if self.remat != "none":
+            block = nn.remat(Block, prevent_cse=not cfg.scan_layers, policy=REMATS[self.remat])
         if cfg.scan_layers:
             scanned = nn.scan(
                 block,
-                variable_axes={"params": 0},
+                variable_axes={"params": 0, "lora": 0},
                 split_rngs={"params": True, "dropout": True},
                 length=cfg.num_layers,
                 in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             )
-            layers = scanned(cfg, self.dtype, deterministic, all_layers, name="layers")
+            layers = scanned(cfg, self.dtype, deterministic, all_layers, self.attend, name="layers")
             (x, stores), shown = layers((x, stores), jnp.arange(cfg.num_layers), rope, masks, starts)
         else:
             per_layer, shown = [], []
             for i in range(cfg.num_layers):
                 own = None if stores is None else tuple((k[i], v[i]) for k, v in stores)
-                layer = block(cfg, self.dtype, deterministic, all_layers, name=f"layers_{i}")
+                layer = block(cfg, self.dtype, deterministic, all_layers, self.attend, name=f"layers_{i}")
                 (x, own), state = layer((x, own), None, rope, masks, starts)
                 per_layer.append(own)
                 shown.append(state)

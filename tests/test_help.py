@@ -61,9 +61,10 @@ def test_every_option_has_a_text(name):
 @pytest.mark.parametrize(
     ("command", "names"),
     [
-        ("restore", "IN [OUT]"),
+        ("restore", "IN [IN ...] [OUT]"),
         ("evaluate", "DIR"),
         ("degrade", "SRC DST"),
+        ("tokenize", "PHOTOS RECORDS"),
         ("convert", "SRC DST"),
         ("quantize", "SRC DST"),
         ("compare", "A B"),

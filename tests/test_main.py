@@ -211,6 +211,32 @@ def test_quiet_prints_nothing_but_what_json_asks_for(pure, json_too):
     assert json.loads(out)["output"] == "out.png" if json_too else out == ""
 
 
+def test_the_pictures_of_a_folder_share_model_and_programs(pure, folder):
+    import jax
+    import jax.monitoring
+
+    compiled: list[str] = []
+
+    def heard(event: str, duration: float, **_: object) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    rng = np.random.default_rng(1)
+    Path("in").mkdir()
+    for name in ("a.png", "b.png", "c.png", "d.png"):
+        Image.fromarray(rng.integers(40, 210, (SAMPLE[1], SAMPLE[0], 3), dtype=np.uint8)).save(f"in/{name}")
+    assert pure("in/a.png", "first/").status == 0  # whatever other tests have compiled
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        outcome = pure("in", "out")
+        assert outcome.status == 0 and outcome.stages.count("load") == 1 and compiled == []
+        jax.jit(lambda x: x + 1)(np.float32(1))
+        assert compiled != []  # the listener hears
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
+    assert Path("out/a.png").read_bytes() == Path("first/a.png").read_bytes()
+
+
 # ---- bad pictures --------------------------------------------------------------------------------------------------
 
 
@@ -265,7 +291,10 @@ def test_a_missing_picture_and_a_directory_are_refused(pure, folder):
     [
         (["photo.png", "nowhere/out.png"], "the directory of output 'nowhere/out.png' does not exist"),
         (["photo.png", "folder.png"], "output 'folder.png' is a directory"),
-        (["photo.png", "out.gif"], "'out.gif' needs a name that ends in .png, .jpg, .jpeg or .webp"),
+        (
+            ["photo.png", "out.gif"],
+            "'out.gif' needs a name that ends in .png, .jpg, .jpeg, .webp, .avif, .tif or .tiff",
+        ),
         (["photo.png", "out"], "'out' needs a name"),
         (["glass.png", "out.jpg"], "'out.jpg' cannot hold transparency"),
         (["photo.png", "out.png", "--entropy-map", "map.jpg"], "'map.jpg' must be a .png file"),

@@ -1,18 +1,22 @@
-"""`pure train`, with its steps in the order in which they make a model, and `pure degrade`."""
+"""`pure train`, with its steps in their order, `pure tokenize`, `pure plot` and `pure degrade`."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 from tyro.conf import subcommand
 
 from pure_jax.config import PRESETS, ModelConfig, SamplingConfig, from_dict
 from pure_jax.errors import PureError
-from pure_jax.train.config import LanguageModelTrainConfig, VQGANTrainConfig
+from pure_jax.train.cluster import ClusterConfig
+from pure_jax.train.config import LanguageModelTrainConfig, TextConfig, TokenizeConfig, VQGANTrainConfig
+
+if TYPE_CHECKING:
+    from pure_jax.train.recipes.language_model import LanguageModelRecipe
 
 RESUMES = "the same command continues from the last checkpoint"
 
@@ -81,74 +85,55 @@ class TrainVQGAN:
     """Steps from one checkpoint to the next."""
     allow_change: bool = False
     """Go on with these options although the run was begun with others; --steps may be raised without it."""
+    mesh: str | None = None
+    """Devices of this machine that share each batch, such as data=4; by default the first one alone."""
+    tensorboard: bool = False
+    """Write events for TensorBoard too, into the folder tensorboard in --out."""
     train: Annotated[VQGANTrainConfig, tyro.conf.arg(name="")] = field(default_factory=VQGANTrainConfig)
     interrupted: ClassVar[str] = RESUMES
 
     def run(self) -> None:
         from pure_jax.train.data.photos import load_photos
         from pure_jax.train.runs import Run
+        from pure_jax.train.sharding import read_mesh
         from pure_jax.train.stages import train_vqgan
+        from pure_jax.train.watching import Watching
 
         preset = _preset(self.preset)
         photos = load_photos(self.photos, minimum=self.train.crop * 2)
-        run = Run(self.out, save_every=self.save_every, allow_change=self.allow_change)
+        run = Run(
+            self.out,
+            save_every=self.save_every,
+            allow_change=self.allow_change,
+            mesh=None if self.mesh is None else read_mesh(self.mesh),
+            watch=Watching(tensorboard=self.tensorboard),
+        )
         train_vqgan(photos, preset, self.train, run)
-
-
-@dataclass(frozen=True)
-class MakeRecords:
-    """Degrade regions of the photos and encode both sides with a trained tokenizer."""
-
-    photos: Path
-    """Folder of photographs with captions.jsonl; its train split is read."""
-    vqgan: Path = Path("runs/vqgan")
-    """--out of `pure train vqgan`; its averaged weights are used."""
-    out: Path = Path("runs/records.npz")
-    """File to write."""
-    preset: str = "demo"
-    """Model preset whose tile and tokenizer sizes are used."""
-    regions: int = 1000
-    """Each gives 16 pairs of tiles."""
-    seed: int = 0
-    """The same seed draws the same regions and degradations."""
-
-    def run(self) -> None:
-        import numpy as np
-        from rich.progress import Progress
-
-        from pure_jax.files import require_writable
-        from pure_jax.train.data.photos import load_photos
-        from pure_jax.train.data.records import TILES_PER_SIDE, build_records, save_records
-        from pure_jax.train.runs import Run
-
-        config = _preset(self.preset)
-        require_writable(self.out)
-        photos = load_photos(self.photos, minimum=config.tile_size * TILES_PER_SIDE)
-        with Progress() as progress:
-            task = progress.add_task("regions", total=self.regions)
-            records = build_records(
-                photos,
-                config,
-                Run(self.vqgan).params(),
-                self.regions,
-                self.seed,
-                lambda done: progress.update(task, completed=done),
-            )
-        save_records(self.out, records)
-        used = len(np.unique(records.hq_codes)) / config.vqgan.codebook_size
-        print(f"{self.out}: {len(records)} pairs, {used:.1%} of the codebook in HQ tiles")
 
 
 @dataclass(frozen=True)
 class TrainLanguageModel:
     """Train the transformer on records; resumes where --out left off."""
 
-    records: Path = Path("runs/records.npz")
-    """--out of `pure train records`."""
+    records: tuple[Path, ...] = (Path("runs/records"),)
+    """Folders that `pure tokenize` made."""
+    weights: tuple[float, ...] = ()
+    """How much of each folder is read, one number for each; by default as much as there is in it."""
+    val_records: Path | None = None
+    """Folder of records that are not trained on: at every checkpoint their loss is logged (val_loss), and a few of them
+    are restored, in samples/ of --out."""
+    val_batches: int = 4
+    """Batches of them that are read each time."""
     tokenizer: Path = Path("runs/tokenizer.json")
     """--out of `pure train tokenizer`."""
     vqgan: Path = Path("runs/vqgan")
-    """Its codebook starts the image codes' embeddings."""
+    """The image tokenizer of the records; its codebook starts the image codes' embeddings."""
+    captions: Path | None = None
+    """JSON lines with key and caption, which replace those of the records."""
+    scores: Path | None = None
+    """JSON lines with key, variant, blur and noise, for --labels file."""
+    thresholds: Path | None = None
+    """JSON file of another run, thresholds.json, with its level borders; by default terciles of these records."""
     out: Path = Path("runs/lm")
     """Folder for checkpoints and metrics.jsonl."""
     preset: str = "demo"
@@ -158,29 +143,113 @@ class TrainLanguageModel:
     allow_change: bool = False
     """Go on with these options although the run was begun with others; --steps may be raised without it."""
     mesh: str | None = None
-    """Devices to spread over, such as data=2,fsdp=4,tensor=1, all that there are; by default the first one alone. A run
-    may go on with another mesh."""
+    """Devices to spread over, such as data=2,fsdp=4,tensor=1, all that there are; by default the recipe's, or the first
+    one alone. A run may go on with another mesh."""
+    recipe: str | None = None
+    """pure_7b, pure_7b_lora, demo, tiny, or a .json file: sizes, training and mesh, instead of --preset and the options
+    below."""
+    set: tuple[str, ...] = ()
+    """Values of the recipe to change, each PART.FIELD=VALUE, such as train.batch=64 train.lora.rank=16."""
+    start: str | None = None
+    """Begin with a model's weights: a directory or hub id, of this library or in Hugging Face's layout."""
+    new_rows: Literal["keep", "codebook", "gaussian", "resample"] = "keep"
+    """How ids begin that --start does not have: like the old image rows, by the codebook (keep: those only; codebook:
+    all image codes), N(0, 0.02), or drawn around the old rows."""
+    tensorboard: bool = False
+    """Write events for TensorBoard too, into the folder tensorboard in --out."""
+    profile: tuple[int, int] | None = None
+    """Steps FIRST LAST of which a trace is written, into the folder profile in --out, for TensorBoard or Perfetto."""
+    cluster: Annotated[ClusterConfig, tyro.conf.arg(name="")] = field(default_factory=ClusterConfig)
+    text: Annotated[TextConfig, tyro.conf.arg(name="")] = field(default_factory=TextConfig)
     train: Annotated[LanguageModelTrainConfig, tyro.conf.arg(name="")] = field(default_factory=LanguageModelTrainConfig)
     interrupted: ClassVar[str] = RESUMES
 
     def run(self) -> None:
-        from pure_jax.train.data.records import load_records
-        from pure_jax.train.language_model import tercile_thresholds
+        from pure_jax.train.data.image_tokenizer import load_image_tokenizer
+        from pure_jax.train.data.records import open_records
+        from pure_jax.train.examples import require_fitting
+        from pure_jax.train.opening import open_batches
         from pure_jax.train.runs import Run
         from pure_jax.train.sharding import read_mesh
         from pure_jax.train.stages import train_language_model
+        from pure_jax.train.start import Start
+        from pure_jax.train.validation import Validation
+        from pure_jax.train.watching import Watching
 
-        mesh = None if self.mesh is None else read_mesh(self.mesh)
-        records = load_records(self.records)
-        train_language_model(
-            records,
-            tercile_thresholds(records),
-            _preset(self.preset),
-            self.train,
-            self.tokenizer,
-            Run(self.vqgan).params()["quantizer"]["codebook"],
-            Run(self.out, save_every=self.save_every, allow_change=self.allow_change, mesh=mesh),
+        recipe, watch = self.followed(), Watching(tensorboard=self.tensorboard, profile=self.profile)
+        self.cluster.join()
+        mesh = self.mesh or recipe.mesh
+        image_tokenizer = load_image_tokenizer(self.vqgan)
+        source = open_batches(
+            self.records, self.weights, self.text, self.captions, self.scores, self.thresholds, self.out
         )
+        require_fitting(source.sets, image_tokenizer, self.vqgan, recipe.model)
+        validation = None
+        if self.val_records is not None:
+            if self.val_batches < 1:
+                raise PureError(f"val_batches is {self.val_batches}, but it must be 1 or more")
+            held = replace(source, sets=[open_records(self.val_records)], weights=[1.0])
+            require_fitting(held.sets, image_tokenizer, self.vqgan, recipe.model)
+            validation = Validation(held, self.val_batches, image_tokenizer.params)
+        train_language_model(
+            source,
+            source.thresholds,
+            recipe.model,
+            recipe.train,
+            self.tokenizer,
+            image_tokenizer.codebook,
+            Run(
+                self.out,
+                save_every=self.save_every,
+                allow_change=self.allow_change,
+                mesh=None if mesh is None else read_mesh(mesh),
+                watch=watch,
+            ),
+            None if self.start is None else Start(self.start, self.new_rows),
+            validation,
+        )
+
+    def followed(self) -> LanguageModelRecipe:
+        """The recipe, or what the options say instead of one."""
+        from pure_jax.train.recipes.language_model import LanguageModelRecipe, language_model_recipe
+
+        if self.recipe is None:
+            if self.set:
+                raise PureError("--set changes a recipe's values; name it with --recipe, or use the options themselves")
+            return LanguageModelRecipe(_preset(self.preset), self.train)
+        if self.train != LanguageModelTrainConfig():
+            raise PureError("with --recipe, training options are written --set train.NAME=VALUE")
+        return language_model_recipe(self.recipe, self.set)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Time a recipe's training step on the devices that are here, with random weights and tokens."""
+
+    recipe: str = "pure_1b"
+    """pure_7b, pure_7b_lora, pure_1b, demo, tiny, or a .json file."""
+    set: tuple[str, ...] = ()
+    """Values of the recipe to change, each PART.FIELD=VALUE, such as train.batch=8 train.remat=full."""
+    mesh: str | None = None
+    """Devices to spread over; by default the first one alone."""
+    steps: int = 10
+    """Updates to time, behind the first one; their median is told."""
+    largest: bool = False
+    """Find out too with how many layers the step still fits one device."""
+    json: bool = False
+    """Print JSON instead of text."""
+
+    def run(self) -> None:
+        from pure_jax.train.recipes.language_model import language_model_recipe
+        from pure_jax.train.speed import largest, measure, text_of
+
+        if self.steps < 1:
+            raise PureError(f"steps is {self.steps}, but it must be 1 or more")
+        recipe = language_model_recipe(self.recipe, self.set)
+        found = measure(recipe, self.mesh, self.steps)
+        if self.largest:
+            found["largest"] = largest(recipe)
+        print(json.dumps(found, indent=1) if self.json else text_of(found))
 
 
 @dataclass(frozen=True)
@@ -192,11 +261,17 @@ class Export:
     tokenizer: Path = Path("runs/tokenizer.json")
     """--out of `pure train tokenizer`."""
     vqgan: Path = Path("runs/vqgan")
-    """--out of `pure train vqgan`."""
+    """--out of `pure train vqgan`, or another image tokenizer that `pure tokenize` took."""
     lm: Path = Path("runs/lm")
     """--out of `pure train lm`."""
     preset: str = "demo"
     """Model preset that was trained."""
+    recipe: str | None = None
+    """Recipe that was followed, instead of --preset."""
+    set: tuple[str, ...] = ()
+    """Its values that were changed, as in `pure train lm`."""
+    adapters: bool = False
+    """Write LoRA's adapters alone, as Hugging Face's PEFT reads them; without it they are merged into the model."""
     card: Path | None = None
     """README.md of the model directory."""
     sampling: Path | None = None
@@ -208,9 +283,21 @@ class Export:
         import dataclasses
 
         from pure_jax.checkpoint import DTYPES, save
+        from pure_jax.train.data.image_tokenizer import load_image_tokenizer
+        from pure_jax.train.lora import save_peft
+        from pure_jax.train.recipes.language_model import language_model_recipe
         from pure_jax.train.runs import Run
+        from pure_jax.train.start import adaptation_of, trained_params
+        from pure_jax.vocabulary import load_vocabulary
 
         config = _preset(self.preset)
+        if self.recipe is not None:
+            config = language_model_recipe(self.recipe, self.set).model
+        if self.adapters:
+            start, lora, _ = adaptation_of(Run(self.lm))
+            save_peft(self.out, Run(self.lm).params(), lora, start.model)
+            print(f"{self.out}: adapters of {start.model}")
+            return
         if self.dtype not in DTYPES[1:]:
             raise PureError(f"dtype is {self.dtype!r}, but it must be one of {', '.join(DTYPES[1:])}")
         if self.sampling is not None:
@@ -223,7 +310,10 @@ class Export:
             sampling = from_dict(SamplingConfig, asdict(config.sampling) | changes, str(self.sampling))
             config = dataclasses.replace(config, sampling=sampling)
         tokenizer, card = _read(self.tokenizer), _read(self.card) if self.card else "# A model made by pure-jax\n"
-        params = {"transformer": Run(self.lm).params(), "vqgan": Run(self.vqgan).params()}
+        vqgan = load_image_tokenizer(self.vqgan).params
+        vocabulary = load_vocabulary(self.tokenizer, config.codes_per_grid, config.vqgan.codebook_size)
+        transformer = trained_params(Run(self.lm), config, vocabulary, vqgan["quantizer"]["codebook"])
+        params = {"transformer": transformer, "vqgan": vqgan}
         save(self.out, config, params, tokenizer, card, dtype=self.dtype)
         print(f"{self.out}: {sum(f.stat().st_size for f in self.out.iterdir()) / 1e6:.1f} MB")
 
@@ -289,15 +379,17 @@ class TrainDemo:
 
 @dataclass(frozen=True)
 class Train:
-    """Make a model: all at once (demo), or step by step: tokenizer, vqgan, records, lm, export."""
+    """Make a model: all at once (demo), or in steps: tokenizer, vqgan, lm (on records of `pure tokenize`), export.
+
+    speed times a training step."""
 
     step: Annotated[
         Annotated[TrainDemo, subcommand("demo")]
         | Annotated[TrainTokenizer, subcommand("tokenizer")]
         | Annotated[TrainVQGAN, subcommand("vqgan")]
-        | Annotated[MakeRecords, subcommand("records")]
         | Annotated[TrainLanguageModel, subcommand("lm")]
-        | Annotated[Export, subcommand("export")],
+        | Annotated[Export, subcommand("export")]
+        | Annotated[Speed, subcommand("speed")],
         tyro.conf.arg(name=""),
     ]
 
@@ -307,6 +399,82 @@ class Train:
 
     def run(self) -> None:
         self.step.run()
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """Turn photos into records for `pure train lm`: codes of tiles and of their degradations; goes on where it stopped.
+
+    Any number of processes share the work: with --shard, or as jax.distributed numbers them.
+    """
+
+    photos: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTOS")]
+    """Folder of photos, and of folders of photos; captions.jsonl may lie there with captions and splits."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RECORDS")]
+    """Folder of records; the same one for all processes."""
+    model: str | None = None
+    """Whose image tokenizer: a model directory, --out of `pure train vqgan`, LlamaGen's file; by default the demo's."""
+    captions: Path | None = None
+    """Captions of the photos, JSON lines with file and caption; by default captions.jsonl in PHOTOS."""
+    split: str = "train"
+    """Photos that the captions put into another split are left out."""
+    shard: str | None = None
+    """Which part of the files this process makes, as 0/4 ... 3/4; by default all, or one for each process of jax."""
+    workers: int | None = None
+    """Threads that read and degrade photos; by default one for each core."""
+    quiet: bool = False
+    """Print nothing but errors and skipped photos."""
+    options: Annotated[TokenizeConfig, tyro.conf.arg(name="")] = field(default_factory=TokenizeConfig)
+    interrupted: ClassVar[str] = "whole files of records stay; the same command continues with the next one"
+
+    def run(self) -> None:
+        import os
+        import time
+
+        from rich.console import Console
+        from rich.progress import Progress
+
+        from pure_jax.train.data.image_tokenizer import load_image_tokenizer
+        from pure_jax.train.data.job import prepare, read_shard
+        from pure_jax.train.data.tokenize import tokenize
+
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if self.workers is not None and self.workers < 1:
+            raise PureError(f"{self.workers} workers read nothing; give 1 or more")
+        shard, began = read_shard(self.shard), time.monotonic()
+        tokenizer = load_image_tokenizer(None if self.model is None else Path(self.model))
+        job = prepare(self.photos, tokenizer, self.options, split=self.split, captions=self.captions)
+        with Progress(console=Console(stderr=True), disable=self.quiet) as progress:
+            task = progress.add_task("photos", total=job.photos_of(shard))
+            advance = lambda count: progress.advance(task, count)  # noqa: E731
+            report = tokenize(job, self.out, shard, self.workers or cores, advance)
+        if not self.quiet:
+            there = f", {report.there} files were there" if report.there else ""
+            skipped = f", {report.skipped} photos skipped" if report.skipped else ""
+            seconds = time.monotonic() - began
+            print(f"{self.out}: {report.records} records in {report.files} files, {seconds:.1f} s{there}{skipped}")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Make the pictures of records again, from the photos and the recorded draws, for captioners and estimators."""
+
+    records: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RECORDS")]
+    """Folder that `pure tokenize` made."""
+    photos: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTOS")]
+    """The photos that it was made of."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
+    """New folder for the pictures and pictures.jsonl, which says whose they are."""
+    limit: int | None = None
+    """The first so many records; by default all."""
+    low: bool = True
+    """The low-quality pictures too, at their own size."""
+
+    def run(self) -> None:
+        from pure_jax.train.data.replay import write_pictures
+
+        count = write_pictures(self.records, self.photos, self.out, self.limit, self.low)
+        print(f"{self.out}: pictures of {count} records")
 
 
 @dataclass(frozen=True)
@@ -335,6 +503,46 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Compile:
+    """Compile the training step and the decode loop for a TPU slice, on any machine, and tell whether they fit."""
+
+    topology: str
+    """The slice, such as v5p:4x4x8, v5e:16x16 or v6e:2x2."""
+    mesh: str | None = None
+    """Its devices, such as fsdp=128,tensor=2; by default the recipe's."""
+    recipe: str = "pure_7b"
+    """pure_7b, pure_7b_lora, demo, tiny, or a .json file."""
+    set: tuple[str, ...] = ()
+    """Values of the recipe to change, each PART.FIELD=VALUE, such as train.batch=256 train.remat=dots."""
+    programs: tuple[Literal["train", "decode"], ...] = ("train", "decode")
+    """Which of the two."""
+    pictures: int | None = None
+    """Pictures that are decoded together; by default one for each part of data x fsdp."""
+    mfu: float = 0.5
+    """Share of the chips' bfloat16 rate for which tokens per second are told."""
+    json: bool = False
+    """Print JSON instead of text."""
+
+    def run(self) -> None:
+        from pure_jax.train.ahead.chips import prepare
+
+        if not 0 < self.mfu <= 1:
+            raise PureError(f"mfu is {self.mfu}, but it must lie in 0 ... 1")
+        if self.pictures is not None and self.pictures < 1:
+            raise PureError(f"pictures is {self.pictures}, but it must be 1 or more")
+        prepare()
+        from pure_jax.train.ahead.compilation import compile_for, text_of
+        from pure_jax.train.recipes.language_model import language_model_recipe
+        from pure_jax.train.sharding import mesh_sizes
+
+        recipe = language_model_recipe(self.recipe, self.set)
+        mesh = self.mesh or recipe.mesh
+        pictures = self.pictures or (1 if mesh is None else mesh_sizes(mesh)[0] * mesh_sizes(mesh)[1])
+        found = compile_for(recipe, self.topology, mesh, self.programs, pictures, self.mfu)
+        print(json.dumps(found, indent=1) if self.json else text_of(found))
+
+
+@dataclass(frozen=True)
 class Degrade:
     """Make a test set: degrade a folder of photos with the Real-ESRGAN pipeline (training draws from the same)."""
 
@@ -356,6 +564,10 @@ class Degrade:
     """Text file with the names of the photos to take, one a line; by default all."""
     limit: int | None = None
     """Take the first so many photos by name; by default all."""
+    sharpen: str = "none"
+    """Unsharp mask: none, input_only (what is degraded, not the target) or both."""
+    replay: Path | None = None
+    """pairs.jsonl of an earlier call: repeat its draws, for its photos, instead of drawing with --seed."""
     overwrite: bool = False
     """Replace the pairs that lie in the destination; by default it must be empty."""
     quiet: bool = False
@@ -383,6 +595,8 @@ class Degrade:
                 split=self.split,
                 names=_names(self.names),
                 limit=self.limit,
+                sharpen=self.sharpen,
+                replay=self.replay,
                 overwrite=self.overwrite,
             )
         finally:

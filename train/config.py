@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pure_jax.config import require_one_of
 from pure_jax.errors import PureError
 
 
@@ -16,6 +17,10 @@ def require(config: Any, **ranges: tuple[float, float]) -> None:
             raise PureError(f"{name} is {value}, but it must lie in {low:,.10g} ... {high:,.10g}")
 
 
+GUIDANCE = ("none", "perception", "understanding", "full")
+"""Of `pure_jax.sequence`, which would load numpy."""
+LABELS = ("params", "twin", "file")
+"""The same of `pure_jax.train.data.labels`."""
 STEPS = (1, 10**9)
 SHARE = (0.0, 1.0)
 WEIGHT = (0.0, 1e6)
@@ -126,6 +131,31 @@ class VQGANTrainConfig:
         require_discriminated(self.crop, self.discriminator_layers, self.discriminator_width)
 
 
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adaptation (Hu et al. 2021): a kernel W [in, out] becomes W + alpha / rank A B, and only A [in, rank]
+    and B [rank, out] are trained."""
+
+    rank: int = 0
+    """0: all parameters are trained, and there are no adapters."""
+    alpha: float = 16.0
+    """Weight of what is learned; the released flags' value."""
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    """Kernels of each layer that have adapters; the released flags' choice."""
+    codes: bool = True
+    """Train the image codes' rows of embedding and head too."""
+
+    def __post_init__(self) -> None:
+        require(self, rank=(0, 4096), alpha=(1e-6, 1e6))
+        for target in self.targets:
+            require_one_of("a target of lora", target, LORA_TARGETS)
+        if not self.targets or len(set(self.targets)) < len(self.targets):
+            raise PureError("the targets of lora must be one or more, each named once")
+
+
 @dataclass(frozen=True)
 class LanguageModelTrainConfig:
     """One run; the optimiser's defaults are PURE's, made for 7B parameters and batches of 128."""
@@ -136,6 +166,9 @@ class LanguageModelTrainConfig:
     """Updates in all."""
     seed: int = 0
     """Of the initial weights and of every step's data."""
+    sequence: int | None = None
+    """Tokens that every sequence is padded to, so that all batches are of one shape, and one program is compiled; None
+    pads to the longest of a batch."""
     accumulate: int = 1
     """Parts of a batch whose gradients are added up, one after the other; the result is that of the whole batch."""
     z_loss: float = 0.0
@@ -144,19 +177,30 @@ class LanguageModelTrainConfig:
     """Positions of the answer whose logits are there at a time, in the backward pass too; 0: all of them."""
     compute_dtype: str = "float32"
     """Of matrix products: float32 or bfloat16. Parameters and optimiser are float32."""
+    remat: str = "none"
+    """What each layer's backward pass computes once more instead of having stored it: none, dots (all but products with
+    weights) or full. Memory for time; the numbers stay."""
+    attention: str = "auto"
+    """xla, splash (TPU) or cudnn (GPU, 16 bits); auto is the best that the devices have. The same numbers, up to
+    rounding."""
     drift: float = 0.0
     """Moves the HQ codes that the model reads, not those it must predict: see `drifted`."""
     ema_decay: float = 0.0
     """Of the averaged weights that are exported; 0 exports the last ones."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
     def __post_init__(self) -> None:
         require(self, **RUN, drift=(0.0, 100.0), ema_decay=SHARE)
+        if self.sequence is not None:
+            require(self, sequence=(2, 2**20))
         require(self, accumulate=(1, self.batch), z_loss=WEIGHT, logit_rows=(0, 10**9))
         if self.batch % self.accumulate:
             raise PureError(f"a batch of {self.batch} cannot be cut into {self.accumulate} equal parts (accumulate)")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise PureError(f"compute_dtype is {self.compute_dtype!r}, but it must be float32 or bfloat16")
+        require_one_of("remat", self.remat, ("none", "dots", "full"))
+        require_one_of("attention", self.attention, ("auto", "xla", "splash", "cudnn"))
 
 
 @dataclass(frozen=True)
@@ -190,3 +234,79 @@ class AdversarialTrainConfig:
 @dataclass(frozen=True)
 class DecoderTrainConfig(AdversarialTrainConfig):
     """One run. Each step reads `batch` fresh crops through the encoder and `batch` tiles that were restored."""
+
+
+@dataclass(frozen=True)
+class TokenizeConfig:
+    """What decides the records of a photo, apart from the image tokenizer."""
+
+    tile: int = 0
+    """Side of a tile in pixels; 0: the model's own."""
+    tiles_per_side: int = 1
+    """Tiles along a side of a region, which is degraded as a whole and gives a record for each tile."""
+    crops: int = 1
+    """Regions of each photo, each at a place of its own."""
+    variants: int = 4
+    """Degradations of each region; every epoch of a training reads another one."""
+    preset: str = "real-esrgan"
+    """real-esrgan, mild or light"""
+    sharpen: str = "input_only"
+    """Unsharp mask: none, input_only (what is degraded, not the target) or both."""
+    largest_reduction: float = 1.0
+    """Half of the regions are cut larger, up to so many times, and shrunk; 1 keeps the photo's own pixels."""
+    twin: bool = True
+    """Measure blur and noise against a degradation without noise, beside computing them from the draws."""
+    seed: int = 0
+    """The same seed, photo and options give the same records."""
+    photos_per_file: int = 64
+    """Photos of one file of records; a killed run makes the file again that it was writing."""
+
+    def __post_init__(self) -> None:
+        counts = {"crops": (1, 10**6), "variants": (1, 1024), "tiles_per_side": (1, 64), "photos_per_file": (1, 10**6)}
+        require(self, tile=(0, 4096), largest_reduction=(1.0, 64.0), seed=(0, 2**32 - 1), **counts)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """What answers say before their image."""
+
+    guidance: str = "full"
+    """none, perception, understanding, full, or shares that a sample draws from, such as full=0.7,none=0.3."""
+    labels: str = "params"
+    """Scores that the levels of blur and noise come from: params (draws), twin (measured) or file (--scores)."""
+    caption_dropout: float = 0.0
+    """Share of samples whose caption is left out."""
+    text_tokens: int = 240
+    """Tokens at most; a longer caption loses its last sentences, then words. A model of a fixed length has its own."""
+
+    def __post_init__(self) -> None:
+        require(self, caption_dropout=SHARE, text_tokens=(40, 8192))
+        if self.labels not in LABELS:
+            raise PureError(f"labels is {self.labels!r}, but it must be one of {', '.join(LABELS)}")
+        self.shares()
+
+    def shares(self) -> dict[str, float]:
+        """The share of each guidance that is drawn.
+
+        Raises:
+            PureError: an unknown guidance, or shares that are no positive numbers.
+        """
+        if "=" not in self.guidance:
+            return {_known_guidance(self.guidance): 1.0}
+        shares: dict[str, float] = {}
+        for part in self.guidance.split(","):
+            name, _, text = part.partition("=")
+            try:
+                share = float(text)
+            except ValueError:
+                share = 0.0
+            if not 0 < share < 1e9 or name.strip() in shares:
+                raise PureError(f"guidance has {part!r}; write shares above 0 as full=0.7,none=0.3, each name once")
+            shares[_known_guidance(name.strip())] = share
+        return {name: share / sum(shares.values()) for name, share in shares.items()}
+
+
+def _known_guidance(name: str) -> str:
+    if name not in GUIDANCE:
+        raise PureError(f"guidance is {name!r}, but it must be one of {', '.join(GUIDANCE)}, or shares of them")
+    return name

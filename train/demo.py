@@ -19,7 +19,7 @@ from pure_jax.model import Model
 from pure_jax.train.card import NETWORKS, model_card
 from pure_jax.train.data.descriptions import all_descriptions, describe
 from pure_jax.train.data.labels import load_thresholds
-from pure_jax.train.data.records import TILES_PER_SIDE, RecordRounds, Records, build_records, region_at
+from pure_jax.train.data.rounds import TILES_PER_SIDE, RecordRounds, Records, build_records, region_at
 from pure_jax.train.decoder import RestoredTiles, load_tiles, save_tiles
 from pure_jax.train.language_model import tercile_thresholds
 from pure_jax.train.measuring import chosen_sampling

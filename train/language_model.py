@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import flax
 import jax
@@ -16,9 +16,10 @@ from jax import Array
 from pure_jax.config import ModelConfig
 from pure_jax.errors import PureError
 from pure_jax.sequence import IGNORE, degradation_sentence, training_example
+from pure_jax.train.answers import Answers, Sums, require_floats, shares
 from pure_jax.train.config import LanguageModelTrainConfig
-from pure_jax.train.data.labels import Thresholds, levels
-from pure_jax.train.data.records import RecordRounds, Records
+from pure_jax.train.data.labels import Thresholds, levels, terciles
+from pure_jax.train.data.rounds import RecordRounds, Records
 from pure_jax.train.optimiser import adamw, averaged, learning_rate
 from pure_jax.transformer import Transformer
 from pure_jax.vocabulary import Vocabulary
@@ -33,6 +34,7 @@ class LanguageModelState:
 
     step: Array
     params: Any
+    """What is trained: the network's parameters, or the adapters of `pure_jax.train.lora`."""
     ema: Any
     """Running average of the parameters; None where `ema_decay` is 0, as large models have no room for one."""
     opt_state: Any
@@ -40,12 +42,7 @@ class LanguageModelState:
 
 def tercile_thresholds(records: Records) -> Thresholds:
     """Level boundaries that make small, medium and large equally frequent in `records`."""
-
-    def terciles(scores: np.ndarray) -> tuple[float, float]:
-        low, high = np.quantile(scores, [1 / 3, 2 / 3])
-        return float(low), float(high)
-
-    return Thresholds(kind="params", blur=terciles(records.blur), noise=terciles(records.noise))
+    return terciles("params", np.stack([records.blur, records.noise], axis=1))
 
 
 def answer_text(records: Records, index: int, thresholds: Thresholds) -> str:
@@ -66,11 +63,11 @@ def batch_at(
 ) -> tuple[np.ndarray, np.ndarray]:
     """tokens and labels, int32 [batch, length], of one step; every epoch is a new permutation of its records.
 
-    Shorter sequences are padded on the right with <pad>, labelled IGNORE. The remainder of an epoch that fills no batch
-    is left out.
+    Sequences are padded on the right with <pad>, labelled IGNORE, to `train.sequence` or the longest of them. The
+    remainder of an epoch that fills no batch is left out.
 
     Raises:
-        PureError: fewer records than one batch.
+        PureError: fewer records than one batch; a pair longer than `train.sequence`.
     """
     per_epoch = len(source) // train.batch
     if per_epoch == 0:
@@ -89,7 +86,10 @@ def batch_at(
         )
         for i in order[place * train.batch : (place + 1) * train.batch]
     ]
-    length = max(len(tokens) for tokens, _ in pairs)
+    longest = max(len(tokens) for tokens, _ in pairs)
+    length = train.sequence or longest
+    if longest > length:
+        raise PureError(f"a pair has {longest} tokens, more than the sequence of {length}; raise --sequence")
     tokens, labels = np.full((2, train.batch, length), vocabulary.pad, np.int32)
     labels[:] = IGNORE
     for row, (own_tokens, own_labels) in enumerate(pairs):
@@ -139,7 +139,7 @@ def init_state(
     Raises:
         PureError: the vocabulary has more ids than the model, or the model is quantised.
     """
-    _require_floats(config)
+    require_floats(config)
     if vocabulary.size > config.transformer.vocab_size:
         raise PureError(
             f"the tokenizer has {vocabulary.size} ids, more than the model's vocab_size "
@@ -154,34 +154,14 @@ def init_state(
     rows = 0.02 * (codebook @ projection + 0.1 * noise)
     params["embed"]["embedding"] = params["embed"]["embedding"].at[vocabulary.code_to_id].set(rows)
     params["lm_head"]["kernel"] = params["lm_head"]["kernel"].at[:, vocabulary.code_to_id].set(rows.T)
+    return first_state(train, params)
+
+
+def first_state(train: LanguageModelTrainConfig, params: Any) -> LanguageModelState:
+    """The state in which these parameters have seen nothing yet."""
     opt_state = adamw(train.optimiser, train.steps).init(params)
     ema = jax.tree.map(jnp.copy, params) if train.ema_decay else None
     return LanguageModelState(jnp.zeros((), jnp.int32), params, ema, opt_state)
-
-
-def _require_floats(config: ModelConfig) -> None:
-    for name in ("weights", "cache"):
-        if getattr(config.transformer, name) != "float":
-            raise PureError(
-                f"a model whose {name} is {getattr(config.transformer, name)} cannot be trained; take the full model"
-            )
-
-
-def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
-    """Negative log-likelihood float32 of labels under logits, 0 where IGNORE, and the mask of what counts."""
-    valid = labels != IGNORE
-    nll = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), jnp.where(valid, labels, 0))
-    return jnp.where(valid, nll, 0.0), valid
-
-
-class Sums(NamedTuple):
-    """Of a batch's answer tokens; float32 []. Negative log-likelihoods by kind, z-loss, right codes."""
-
-    code_nll: Array
-    text_nll: Array
-    frame_nll: Array
-    z: Array
-    hits: Array
 
 
 def make_step(
@@ -191,87 +171,50 @@ def make_step(
     prompt_length: int,
     shardings: Any = None,
 ):
-    """The jitted update (state, (tokens, labels)) -> (state, metrics).
+    """The jitted update (state, (tokens, labels)) -> (state, metrics); with LoRA the third argument is the frozen base,
+    parameters in the dtype in which they are to be read.
 
-    The first `prompt_length` tokens of every row are the question; the head is applied behind them only. The loss is
-    the mean over all answer tokens of the batch, on however many devices and in however many parts it is computed.
-    Code, text and frame tokens are also logged apart: frame tokens soon cost nothing and would flatter the mean. A step
-    whose loss or gradient is not finite leaves all but the step's number as it was, and is counted (`skipped`).
+    The first `prompt_length` tokens of every row are the question. The loss is the mean over all answer tokens of the
+    batch, on however many devices and in however many parts it is computed. A step whose loss or gradient
+    is not finite leaves all but the step's number as it was, and is counted (`skipped`).
 
     shardings: of the state, see `pure_jax.train.sharding`; with them the state that goes in is given away.
 
     Raises:
         PureError: the model is quantised.
     """
-    _require_floats(config)
-    dtype = jnp.dtype(train.compute_dtype)
-    net = Transformer(config.transformer, dtype)
+    mesh = None if shardings is None else jax.tree.leaves(shardings)[0].mesh
+    answers = Answers(config, train, vocabulary, prompt_length, mesh)
     tx = adamw(train.optimiser, train.steps)
-    is_code, is_text = jnp.asarray(vocabulary.id_to_code >= 0), jnp.asarray(vocabulary.is_text)
 
-    def kinds(targets: Array) -> tuple[Array, Array, Array]:
-        valid = targets != IGNORE
-        codes, texts = (valid & table[jnp.where(valid, targets, 0)] for table in (is_code, is_text))
-        return codes, texts, valid & ~codes & ~texts
+    def loss_fn(params: Any, base: Any, tokens: Array, labels: Array, key: Array, count: Array) -> tuple[Array, Sums]:
+        sums = answers.sums(params, base, tokens, labels, key)
+        return (sums.nll + train.z_loss * sums.z) / count, sums
 
-    def sums_of(head: Array, hidden: Array, targets: Array) -> Sums:
-        logits = jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
-        nll, valid = cross_entropy(logits, targets)
-        masks = kinds(targets)
-        z = jnp.where(valid, jnp.square(jax.nn.logsumexp(logits, axis=-1)), 0).sum()
-        hits = masks[0] & (jnp.argmax(logits, axis=-1) == targets)
-        code, text, frame = (jnp.where(mask, nll, 0).sum() for mask in masks)
-        return Sums(code, text, frame, z, hits.sum().astype(jnp.float32))
-
-    def in_rows(head: Array, hidden: Array, targets: Array) -> Sums:
-        """The same, with the logits of some positions at a time; they are made once more for the gradient."""
-        rows = train.logit_rows
-        hidden, targets = (
-            jnp.pad(x, ((0, 0), (0, -x.shape[1] % rows), *[(0, 0)] * (x.ndim - 2)), constant_values=fill)
-            for x, fill in ((hidden, 0), (targets, IGNORE))
-        )
-        parts = (rearrange(x, "b (n r) ... -> n b r ...", r=rows) for x in (hidden, targets))
-        each = jax.lax.map(jax.checkpoint(lambda part: sums_of(head, *part)), tuple(parts))
-        return jax.tree.map(lambda x: x.sum(axis=0), each)
-
-    def loss_fn(params: Any, tokens: Array, labels: Array, key: Array, count: Array) -> tuple[Array, Sums]:
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        hidden, _ = net.apply(
-            {"params": params},
-            tokens[:, :-1],
-            positions[:, :-1],
-            deterministic=False,
-            hidden_only=True,
-            rngs={"dropout": key},
-        )
-        head = params["lm_head"]["kernel"].astype(dtype)
-        sums = (in_rows if train.logit_rows else sums_of)(
-            head, hidden[:, prompt_length - 1 :], labels[:, prompt_length:]
-        )
-        return (sums.code_nll + sums.text_nll + sums.frame_nll + train.z_loss * sums.z) / count, sums
-
-    def gradients(params: Any, tokens: Array, labels: Array, key: Array, count: Array) -> tuple[Any, Sums]:
+    def gradients(params: Any, base: Any, tokens: Array, labels: Array, key: Array, count: Array) -> tuple[Any, Sums]:
         if train.accumulate == 1:
-            return jax.grad(loss_fn, has_aux=True)(params, tokens, labels, key, count)
+            return jax.grad(loss_fn, has_aux=True)(params, base, tokens, labels, key, count)
         # Parts of every other row, so that each device has its share of every part.
         parts = [rearrange(x, "(b a) n -> a b n", a=train.accumulate) for x in (tokens, labels)]
 
         def add(total: Any, part: Any) -> tuple[Any, None]:
             own_tokens, own_labels, own_key = part
-            new = jax.grad(loss_fn, has_aux=True)(params, own_tokens, own_labels, own_key, count)
-            return jax.tree.map(jnp.add, total, new), None
+            grads, sums = jax.grad(loss_fn, has_aux=True)(params, base, own_tokens, own_labels, own_key, count)
+            return (jax.tree.map(jnp.add, total[0], grads), total[1].plus(sums)), None
 
-        nothing = jax.tree.map(jnp.zeros_like, params), Sums(*[jnp.zeros(())] * len(Sums._fields))
+        nothing = jax.tree.map(jnp.zeros_like, params), Sums.nothing()
         return jax.lax.scan(add, nothing, (*parts, jax.random.split(key, train.accumulate)))[0]
 
-    def step_fn(state: LanguageModelState, batch: tuple[Array, Array]) -> tuple[LanguageModelState, dict[str, Array]]:
+    def step_fn(
+        state: LanguageModelState, batch: tuple[Array, Array], base: Any = None
+    ) -> tuple[LanguageModelState, dict[str, Array]]:
         tokens, labels = batch
         key = jax.random.fold_in(jax.random.key(train.seed), state.step)
-        codes, texts, frames = (mask.sum() for mask in kinds(labels[:, prompt_length:]))
-        count = jnp.maximum(codes + texts + frames, 1)
-        grads, sums = gradients(state.params, tokens, labels, key, count)
+        counts = answers.counts(labels)
+        count = counts.all
+        grads, sums = gradients(state.params, base, tokens, labels, key, count)
         norm = optax.tree.norm(grads)
-        nll = (sums.code_nll + sums.text_nll + sums.frame_nll) / count
+        nll = sums.nll / count
         good = jnp.isfinite(norm) & jnp.isfinite(nll)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -288,10 +231,7 @@ def make_step(
         )
         metrics = {
             "loss": nll + train.z_loss * sums.z / count,
-            "code_nll": sums.code_nll / jnp.maximum(codes, 1),
-            "text_nll": sums.text_nll / jnp.maximum(texts, 1),
-            "frame_nll": sums.frame_nll / jnp.maximum(frames, 1),
-            "code_accuracy": sums.hits / jnp.maximum(codes, 1),
+            **shares(sums, counts),
             "grad_norm": norm,
             "learning_rate": learning_rate(train.optimiser, train.steps)(state.step),
         }

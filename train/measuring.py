@@ -25,7 +25,7 @@ from pure_jax.sequence import LEVELS, split_reading
 from pure_jax.train.data.degrade import degrade_folder
 from pure_jax.train.data.descriptions import ASPECTS, aspects, describe
 from pure_jax.train.data.labels import Thresholds, levels
-from pure_jax.train.data.records import SCALE
+from pure_jax.train.data.regions import SCALE
 
 console = Console(stderr=True)
 

@@ -10,13 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from pure_jax.checkpoint import read_json
 from pure_jax.errors import PureError
 from pure_jax.files import locked, not_writable, replacing
-from pure_jax.train.loop import Batch, Metrics, State, newest_step, newest_tree, train
+from pure_jax.train.loop import Batch, Metrics, State, Stream, newest_step, newest_tree, train
 from pure_jax.train.sharding import spread
+from pure_jax.train.watching import Watching
 
 CONFIG = "config.json"
 STEPS = ("train.steps",)
@@ -37,6 +39,7 @@ class Run:
     allow_change: bool | None = None
     mesh: Mesh | None = None
     """Devices to spread the state and each batch over; None is one device."""
+    watch: Watching = Watching()
 
     def held(self, config: Mapping[str, Any]) -> AbstractContextManager[None]:
         """The folder, ours for the block, and of this configuration; `train.steps` may differ."""
@@ -46,7 +49,7 @@ class Run:
         self,
         state: State,
         step_fn: Callable[[State, Batch], tuple[State, Metrics]],
-        batch_at: Callable[[int], Batch],
+        batch_at: Callable[[int], Batch] | Stream,
         steps: int,
     ) -> State:
         """The state at `steps`, or where the time was up; see `pure_jax.train.loop.train`."""
@@ -59,6 +62,7 @@ class Run:
             save_every=self.save_every,
             deadline=self.deadline,
             place=(lambda batch: batch) if self.mesh is None else partial(spread, self.mesh),
+            watch=self.watch,
         )
 
     def reached(self, steps: int) -> bool:
@@ -101,7 +105,8 @@ def run_folder(
         try:
             out.mkdir(parents=True, exist_ok=True)
             busy = f"another run is writing {out}; wait until it ends, or give another --out"
-            stack.enter_context(locked(out / ".lock", busy))
+            if jax.process_index() == 0:  # for all processes of the run
+                stack.enter_context(locked(out / ".lock", busy))
         except OSError as error:
             raise not_writable(out, error) from error
         own = json.loads(json.dumps(config))

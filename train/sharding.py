@@ -18,11 +18,11 @@ ROWS = ("data", "fsdp")
 """Mesh axes that a batch is split over."""
 
 
-def read_mesh(text: str) -> Mesh:
-    """ "data=2,fsdp=4" -> a mesh of all devices; an axis that is not named has one.
+def mesh_sizes(text: str) -> tuple[int, int, int]:
+    """ "data=2,fsdp=4" -> devices along (data, fsdp, tensor); an axis that is not named has one.
 
     Raises:
-        PureError: it is no such list, or there are other numbers of devices.
+        PureError: it is no such list.
     """
     sizes: dict[str, int] = {}
     for part in text.split(","):
@@ -30,7 +30,16 @@ def read_mesh(text: str) -> Mesh:
         if match is None or match[1] not in MESH_AXES or match[1] in sizes:
             raise PureError(f"the mesh is {text!r}; write it as data=2,fsdp=4, with axes of {', '.join(MESH_AXES)}")
         sizes[match[1]] = int(match[2])
-    return make_mesh(sizes.get("data", 1), sizes.get("fsdp", 1), sizes.get("tensor", 1))
+    return sizes.get("data", 1), sizes.get("fsdp", 1), sizes.get("tensor", 1)
+
+
+def read_mesh(text: str) -> Mesh:
+    """A mesh of all devices, of all processes, from `mesh_sizes`' text.
+
+    Raises:
+        PureError: what `mesh_sizes` refuses, or there are other numbers of devices.
+    """
+    return make_mesh(*mesh_sizes(text))
 
 
 def state_shardings(mesh: Mesh, state: Any, network: str = "transformer") -> Any:
@@ -61,6 +70,18 @@ def born_sharded(make: Callable[[], Any], mesh: Mesh) -> Any:
     return jax.jit(make, out_shardings=shardings)()
 
 
+def born_from(make: Callable[[Any], Any], params: Any, mesh: Mesh | None) -> Any:
+    """make(params) likewise, from parameters that are where they belong; without a mesh, on their device."""
+    if mesh is None:
+        return jax.jit(make)(params)
+    return jax.jit(make, out_shardings=state_shardings(mesh, jax.eval_shape(make, params)))(params)
+
+
+def on_every_device(mesh: Mesh | None, state: Any) -> Any:
+    """The state, whole, on each device of a mesh; without one, as it is."""
+    return state if mesh is None else jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+
+
 def spread(mesh: Mesh, batch: Any) -> Any:
     """Arrays [rows, ...] split by their rows; every process needs to have what its own devices get, and may have all.
 
@@ -77,3 +98,11 @@ def spread(mesh: Mesh, batch: Any) -> Any:
         )
 
     return jax.tree.map(put, batch)
+
+
+def rows_needed(mesh: Mesh | None, batch: int) -> list[int]:
+    """The rows of a batch that devices of this process take, see `spread`; all without a mesh."""
+    if mesh is None:
+        return list(range(batch))
+    parts = NamedSharding(mesh, PartitionSpec(ROWS)).addressable_devices_indices_map((batch,)).values()
+    return sorted({row for part in parts if part is not None for row in range(*part[0].indices(batch))})

@@ -6,7 +6,7 @@ Every function here goes on from where its run was left, and returns whether all
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,20 @@ from tokenizers import Tokenizer
 from pure_jax.config import ModelConfig, to_dict
 from pure_jax.errors import PureError
 from pure_jax.infer.metrics.perceptual import load_params
-from pure_jax.sequence import prompt_ids
+from pure_jax.sequence import answer_ids, prompt_ids
 from pure_jax.train import decoder, language_model, vqgan
+from pure_jax.train.answers import Answers
 from pure_jax.train.config import require_discriminated
 from pure_jax.train.data.labels import Thresholds, save_thresholds
 from pure_jax.train.data.photos import Photo, random_crop
-from pure_jax.train.data.records import RecordRounds, Records
-from pure_jax.train.loop import resumed
+from pure_jax.train.data.rounds import RecordRounds, Records
+from pure_jax.train.examples import RecordBatches
+from pure_jax.train.flops import step_flops
+from pure_jax.train.loop import Stream, resumed
 from pure_jax.train.runs import Run
-from pure_jax.train.sharding import born_sharded, state_shardings
+from pure_jax.train.sharding import on_every_device, rows_needed, state_shardings
+from pure_jax.train.start import Start, describe_start, first_state
+from pure_jax.train.validation import Validation
 from pure_jax.vocabulary import load_vocabulary
 from pure_jax.vqgan import l2_normalize
 
@@ -40,6 +45,8 @@ THRESHOLDS = "thresholds.json"
 def train_vqgan(photos: list[Photo], config: ModelConfig, options: vqgan.VQGANTrainConfig, run: Run) -> bool:
     """Train the image tokenizer: an autoencoder first, if so configured, whose latents fill the codebook.
 
+    Over a mesh every device holds the whole state and takes its share of the crops.
+
     Raises:
         PureError: the crop is no multiple of the tokenizer's stride; what `Run.held` and `Run.train` refuse.
     """
@@ -49,13 +56,14 @@ def train_vqgan(photos: list[Photo], config: ModelConfig, options: vqgan.VQGANTr
         perceptual = load_params() if options.perceptual_weight else None
         make_step = partial(vqgan.make_step, config.vqgan, options, perceptual)
         crops_at = partial(vqgan.crops_at, photos, options)
-        state, first = resumed(run.out, vqgan.init_state(config.vqgan, options)), options.autoencoder_steps
+        state = on_every_device(run.mesh, vqgan.init_state(config.vqgan, options))
+        state, first = resumed(run.out, state), options.autoencoder_steps
         if first and int(state.step) <= first:
             state = run.train(state, make_step(quantise=False), crops_at, first)
             if int(state.step) < first:
                 return False
             sample = _held_crops(crops_at, options, -(-CODEBOOK_SAMPLE // options.batch))
-            state = vqgan.fill_codebook(config.vqgan, state, sample, options.seed)
+            state = on_every_device(run.mesh, vqgan.fill_codebook(config.vqgan, state, sample, options.seed))
         state = run.train(state, make_step(), crops_at, options.steps)
         if int(state.step) < options.steps:
             return False
@@ -71,35 +79,60 @@ def _held_crops(crops_at: Callable[[int], np.ndarray], options: vqgan.VQGANTrain
 
 
 def train_language_model(
-    source: Records | RecordRounds,
+    source: Records | RecordRounds | RecordBatches,
     thresholds: Thresholds,
     config: ModelConfig,
     options: language_model.LanguageModelTrainConfig,
     tokenizer_file: Path,
     codebook: np.ndarray,
     run: Run,
+    start: Start | None = None,
+    validation: Validation | None = None,
 ) -> bool:
-    """Train the transformer on pairs of tiles.
+    """Train the transformer on pairs of tiles: fresh ones in rounds, or records.
 
-    codebook: the image tokenizer's, float32 [codes, dim].
+    codebook: the image tokenizer's, float32 [codes, dim]. start: a model whose weights come first, instead of fresh
+    ones; LoRA adapts it and needs one. validation: what is looked at, at every checkpoint.
 
     Raises:
-        PureError: the tokenizer's file does not fit the model; what `Run.held` and `Run.train` refuse.
+        PureError: the tokenizer's file does not fit the model; LoRA without a start; what `start_params`, `Run.held`
+            and `Run.train` refuse.
     """
+    if options.lora.rank and start is None:
+        raise PureError("LoRA adapts a model that is there; give one with --start")
     vocabulary = load_vocabulary(tokenizer_file, config.codes_per_grid, config.vqgan.codebook_size)
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     codebook = np.asarray(l2_normalize(jnp.asarray(codebook)))
     side = config.tile_size // config.vqgan.stride
     prompt_length = len(prompt_ids(tokenizer, vocabulary, np.zeros((side, side), np.int32)))
-    batch_at = partial(language_model.batch_at, source, config, options, tokenizer, vocabulary, thresholds, codebook)
     model = {name: value for name, value in to_dict(config).items() if name != "sampling"}
-    with run.held({"model": model, "train": asdict(options), "thresholds": asdict(thresholds)}):
+    about = {"model": model, "train": asdict(options), "thresholds": asdict(thresholds), "start": describe_start(start)}
+    batch_at: Callable[[int], Any] | Stream
+    if isinstance(source, RecordBatches):
+        rows = rows_needed(run.mesh, options.batch)
+        batch_at = source.stream(config, options, tokenizer, vocabulary, codebook, rows)
+        about["records"] = source.about()
+    else:
+        batch_at = partial(
+            language_model.batch_at, source, config, options, tokenizer, vocabulary, thresholds, codebook
+        )
+    with run.held(about):
         save_thresholds(run.out / THRESHOLDS, thresholds)
-        make = partial(language_model.init_state, config, options, vocabulary, codebook)
-        state, shardings = make() if run.mesh is None else born_sharded(make, run.mesh), None
-        if run.mesh is not None:
-            shardings = state_shardings(run.mesh, state)
+        state, base = first_state(config, options, vocabulary, codebook, run.mesh, start)
+        shardings = None if run.mesh is None else state_shardings(run.mesh, state)
         step_fn = language_model.make_step(config, options, vocabulary, prompt_length, shardings)
+        if base is not None:
+            step_fn = partial(step_fn, base=base)
+        if validation is not None:
+            answers = Answers(config, options, vocabulary, prompt_length, run.mesh)
+            evaluate = validation.evaluate(answers, tokenizer, codebook, run.out, base)
+            run = replace(run, watch=replace(run.watch, evaluate=evaluate))
+        if options.sequence or config.text_length:  # else its length differs from batch to batch
+            sequence = options.sequence or prompt_length + len(
+                answer_ids(tokenizer, vocabulary, "", np.zeros((side, side), np.int32), config.text_length)
+            )
+            flops = step_flops(config.transformer, options.batch, sequence, prompt_length).total
+            run = replace(run, watch=replace(run.watch, tokens=options.batch * (sequence - 1), flops=flops))
         return int(run.train(state, step_fn, batch_at, options.steps).step) >= options.steps
 
 

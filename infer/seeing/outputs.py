@@ -9,7 +9,8 @@ from typing import Any
 
 from pure_jax.errors import PureError
 from pure_jax.files import check_output_file, refuse_existing, replacing, require_writable
-from pure_jax.infer.pictures.picture import Picture, check_output, write_image
+from pure_jax.infer.pictures.picture import Picture
+from pure_jax.infer.pictures.writing import check_output, write_image
 from pure_jax.infer.restore import Restoration
 from pure_jax.infer.seeing.page import page
 from pure_jax.infer.seeing.side_by_side import GAP, side_by_side

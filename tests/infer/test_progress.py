@@ -36,6 +36,12 @@ def test_without_a_terminal_each_stage_is_one_line(capsys):
     assert capsys.readouterr() == ("", "pure: load\npure: restore\npure: write\n")
 
 
+def test_a_line_that_is_to_stay_is_said_even_if_quiet(capsys):
+    with Reporter(quiet=True) as report:
+        report.say("'a [b].jpg' is empty, " + 99 * "long ")
+    assert capsys.readouterr().err == "pure: 'a [b].jpg' is empty, " + 99 * "long " + "\n"
+
+
 def test_without_a_terminal_a_line_follows_every_30_seconds(capsys, monkeypatch):
     report, bell = Reporter(), Bell()
     monkeypatch.setattr(report, "_closed", bell)

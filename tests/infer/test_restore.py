@@ -17,7 +17,8 @@ import pure_jax.infer.pure
 from pure_jax.config import ModelConfig, tiny
 from pure_jax.errors import PureError
 from pure_jax.infer.decoding.generate import Answer
-from pure_jax.infer.pictures.picture import Picture, read_picture
+from pure_jax.infer.pictures.picture import Picture
+from pure_jax.infer.pictures.reading import read_picture
 from pure_jax.infer.pure import _in_parts, _remarks
 from pure_jax.infer.restore import Restoration, Restorer, _vote, output_size
 from tests.models import tiny_model

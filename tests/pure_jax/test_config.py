@@ -50,7 +50,6 @@ def test_every_field_survives_json() -> None:
             weights="int8",
             cache="int8",
             scan_layers=False,
-            remat=True,
         ),
         vqgan=VQGANConfig(3, (2, 1), 1, 5, 6, 7, 1, 0.25),
         sampling=SamplingConfig(0.1, 0.2, 3.0, 4.0, 4.5, 6),
@@ -70,13 +69,19 @@ def test_what_is_no_size_may_be_absent_and_whole_numbers_count_as_floats() -> No
     values = to_dict(tiny()) | {"sampling": {"temperature": 1}, "text_length": None}
     for name in ("family", "tile_overlap", "colour_fix"):
         del values[name]
-    for name in ("dropout", "scan_layers", "remat"):
+    for name in ("dropout", "scan_layers"):
         del values["transformer"][name]
     config = from_dict(ModelConfig, values)
     assert config.sampling == SamplingConfig(temperature=1.0)
     assert isinstance(config.sampling.temperature, float)
     assert config.transformer.dropout == TransformerConfig.dropout
     assert config.vqgan == tiny().vqgan
+
+
+def test_what_older_files_say_of_training_is_passed_over() -> None:
+    values = to_dict(tiny())
+    values["transformer"]["remat"] = True
+    assert from_dict(ModelConfig, values) == tiny()
 
 
 def test_a_whole_number_beyond_all_floats_is_out_of_range() -> None:
@@ -88,7 +93,7 @@ SIZES = [
     path
     for path in flatten_dict(to_dict(tiny()))
     if path[0] in ("transformer", "vqgan", "tile_size", "codes_per_grid")
-    and path[-1] not in ("dropout", "scan_layers", "remat", "weights", "cache")
+    and path[-1] not in ("dropout", "scan_layers", "weights", "cache")
 ]
 
 

@@ -9,15 +9,22 @@ import shutil
 import numpy as np
 import pytest
 import tyro
+from flax.traverse_util import flatten_dict
 from PIL import Image
 
 import pure_jax
 from pure_jax.__main__ import COMMANDS, main
 from pure_jax.config import PRESETS, tiny
 from pure_jax.errors import PureError
-from pure_jax.train.command import Export, MakeRecords, TrainLanguageModel, TrainTokenizer, TrainVQGAN
-from pure_jax.train.config import LanguageModelTrainConfig, OptimiserConfig, VQGANTrainConfig
-from pure_jax.train.data.records import load_records
+from pure_jax.train.command import Export, Tokenize, TrainLanguageModel, TrainTokenizer, TrainVQGAN
+from pure_jax.train.config import (
+    LanguageModelTrainConfig,
+    LoraConfig,
+    OptimiserConfig,
+    TokenizeConfig,
+    VQGANTrainConfig,
+)
+from pure_jax.train.data.records import open_records
 from pure_jax.train.loop import newest_tree
 
 pytestmark = pytest.mark.slow
@@ -40,7 +47,7 @@ def home(tmp_path_factory):
         rows.append({"file": name, "split": split, "caption": "Some spots of colour."})
     (photos / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    files = {"tokenizer": home / "tokenizer.json", "vqgan": home / "vqgan", "records": home / "records.npz"}
+    files = {"tokenizer": home / "tokenizer.json", "vqgan": home / "vqgan", "records": (home / "records",)}
     TrainTokenizer(photos, files["tokenizer"], preset="mini", text_vocab=300).run()
     TrainVQGAN(
         photos,
@@ -51,7 +58,8 @@ def home(tmp_path_factory):
             discriminator_width=16, discriminator_layers=1,
         ),
     ).run()  # fmt: skip
-    MakeRecords(photos, files["vqgan"], files["records"], preset="mini", regions=1).run()
+    options = TokenizeConfig(tile=16, tiles_per_side=4, variants=2)
+    Tokenize(photos, home / "records", str(files["vqgan"]), options=options).run()
     TrainLanguageModel(
         out=home / "lm",
         preset="mini",
@@ -95,9 +103,9 @@ def test_every_step_left_its_files(home):
     assert steps == [[2], [2]]
     with Image.open(home / "vqgan" / "samples.png") as samples:
         assert samples.size == (8 * 16, 2 * 16)
-    records = load_records(home / "records.npz")
-    assert len(records) == 16
-    assert records.captions == ["Some spots of colour."]
+    records = open_records(home / "records")
+    assert len(records) == 2 * 16  # the third photo is of another split
+    assert {records[i].caption for i in range(32)} == {"Some spots of colour."}
     thresholds = json.loads((home / "lm" / "thresholds.json").read_text())
     assert thresholds["kind"] == "params" and len(thresholds["blur"]) == len(thresholds["noise"]) == 2
 
@@ -105,17 +113,28 @@ def test_every_step_left_its_files(home):
 def test_finished_runs_stay_as_they_are(home):
     before = (home / "lm" / "metrics.jsonl").read_text()
     options = LanguageModelTrainConfig(batch=2, steps=2, optimiser=OptimiserConfig(warmup_steps=1))
-    files = {"records": home / "records.npz", "tokenizer": home / "tokenizer.json", "vqgan": home / "vqgan"}
+    files = {"records": (home / "records",), "tokenizer": home / "tokenizer.json", "vqgan": home / "vqgan"}
     TrainLanguageModel(out=home / "lm", preset="mini", train=options, **files).run()
     assert (home / "lm" / "metrics.jsonl").read_text() == before
     with pytest.raises(PureError, match="exists already"):
         Export(home / "model", home / "tokenizer.json", home / "vqgan", home / "lm", preset="mini").run()
 
 
-def test_a_run_goes_on_over_a_mesh(home, files):
+def test_a_run_goes_on_over_a_mesh_and_looks_at_other_records(home, files):
+    """Which are the same ones here, so that the loss of what was learned last is known."""
     out = shutil.copytree(home / "lm", home / "meshed")
-    main(["train", "lm", *map(str, [*files, "--out", out, *FEW, "--steps", 3, "--mesh", "data=1"])])
-    assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 3
+    held = ["--val-records", home / "records", "--val-batches", 2]
+    main(["train", "lm", *map(str, [*files, "--out", out, *FEW, "--steps", 3, "--mesh", "data=1", *held])])
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 3
+    assert last["val_loss"] == pytest.approx(last["loss"], rel=0.1) and 0 <= last["val_code_accuracy"] <= 1
+    with Image.open(out / "samples" / "00000003.png") as samples:
+        assert samples.size == (4 * 16, 3 * 16)
+        hq = np.asarray(samples)[32:]
+    record = open_records(home / "records")[0]
+    vqgan, params = pure_jax.load_vqgan(home / "model")
+    wanted = pure_jax.decode_codes(vqgan, params, np.asarray(record.hq_codes, np.int32)[None])[0]
+    assert np.abs(hq[:, :16].astype(int) - wanted).max() <= 4  # the exported weights are bfloat16
 
 
 @pytest.mark.parametrize(
@@ -154,7 +173,7 @@ def tell(capsys, *arguments: object) -> str:
 
 @pytest.fixture
 def files(home):
-    return ["--records", home / "records.npz", "--tokenizer", home / "tokenizer.json", "--vqgan", home / "vqgan"]
+    return ["--records", home / "records", "--tokenizer", home / "tokenizer.json", "--vqgan", home / "vqgan"]
 
 
 FEW = ["--preset", "mini", "--batch", 2, "--optimiser.warmup-steps", 1]
@@ -179,7 +198,6 @@ def test_options_that_only_the_files_can_tell_wrong(home, files, capsys):
     for words, arguments in (
         ("save_every is 0", ["lm", *files, *FEW, "--steps", 2, "--save-every", 0]),
         ("crop of 15 pixels is no multiple", ["vqgan", *photos, *small, "--crop", 15]),
-        ("the seed is -1", ["records", *photos, "--vqgan", home / "vqgan", "--seed", -1]),
     ):
         out = home / f"never-{arguments[0]}"
         assert words in tell(capsys, *arguments, "--out", out)
@@ -192,13 +210,12 @@ def test_an_out_where_nothing_can_be_made_is_one_sentence(home, files, capsys):
     for arguments in (
         ["tokenizer", *photos],
         ["vqgan", *photos, "--crop", 16, "--discriminator-width", 16, "--discriminator-layers", 1],
-        ["records", *photos, "--vqgan", home / "vqgan"],
         ["lm", *files, *FEW],
     ):
         assert "inside' cannot be written (" in tell(capsys, *arguments, "--out", home / "file" / "inside")
 
 
-@pytest.mark.parametrize("command", ["tokenizer", "vqgan", "records"])
+@pytest.mark.parametrize("command", ["tokenizer", "vqgan"])
 def test_an_unknown_preset_is_one_sentence_and_status_2(home, command, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["pure", "train", command, "--photos", str(home / "photos"), "--preset", "huge"])
     with pytest.raises(SystemExit) as exit_:
@@ -226,3 +243,38 @@ def test_training_options_are_flags_without_a_prefix():
     assert command.step.train.batch == 4
     assert command.step.train.optimiser.learning_rate == 1e-3
     assert command.step.train.optimiser.clip_norm == 1.0  # the run's default, not the class's
+
+
+def test_a_model_is_trained_on_and_adapted(home, tmp_path):
+    """From the exported model: --start goes on with its weights; LoRA leaves them, and export merges."""
+    model = shutil.copytree(home / "model", tmp_path / "base")
+    files = {"tokenizer": home / "tokenizer.json", "vqgan": home / "vqgan"}
+    common = dict(records=(home / "records",), preset="mini", start=str(model), **files)
+    optimiser = OptimiserConfig(warmup_steps=1)
+    whole = LanguageModelTrainConfig(batch=2, steps=1, optimiser=optimiser)
+    TrainLanguageModel(out=tmp_path / "whole", train=whole, **common).run()
+    base = pure_jax.load(model, scan_layers=True).params["transformer"]
+    # The first step's rate is 0.
+    np.testing.assert_array_equal(newest_tree(tmp_path / "whole")["params"]["norm"]["weight"], base["norm"]["weight"])
+
+    lora = dataclasses.replace(whole, steps=2, lora=LoraConfig(rank=2))
+    TrainLanguageModel(out=tmp_path / "lora", train=lora, **common).run()
+    assert set(newest_tree(tmp_path / "lora")["params"]) == {"lora", "codes"}
+    Export(tmp_path / "merged", lm=tmp_path / "lora", preset="mini", dtype="float32", **files).run()
+    merged = pure_jax.load(tmp_path / "merged", scan_layers=True).params["transformer"]
+    changed = {path[-2] for path, x in flatten_dict(merged).items() if np.abs(x - flatten_dict(base)[path]).max() > 0}
+    assert changed == {"q_proj", "v_proj", "embed", "lm_head"}
+    Export(tmp_path / "adapters", lm=tmp_path / "lora", adapters=True).run()
+    assert (tmp_path / "adapters" / "adapter_model.safetensors").is_file()
+
+    with pytest.raises(PureError, match="trained the whole network, and has no adapters"):
+        Export(tmp_path / "none", lm=tmp_path / "whole", adapters=True).run()
+    with pytest.raises(PureError, match="give one with --start"):
+        TrainLanguageModel(out=tmp_path / "no", train=lora, **common | {"start": None}).run()
+    with pytest.raises(PureError, match="has num_layers 2, but the recipe says 3"):
+        deeper = ("model.transformer.num_layers=3",)
+        TrainLanguageModel(out=tmp_path / "no", recipe="tiny", set=deeper, **common).run()
+    with pytest.raises(PureError, match="--set changes a recipe's values"):
+        TrainLanguageModel(out=tmp_path / "no", set=("train.batch=2",), **common).run()
+    with pytest.raises(PureError, match="are written --set train.NAME=VALUE"):
+        TrainLanguageModel(out=tmp_path / "no", train=whole, recipe="tiny", **common).run()

@@ -15,7 +15,7 @@ from pure_jax.errors import PureError
 from pure_jax.sequence import IGNORE, image_block, parse_answer, prompt_ids
 from pure_jax.train.config import LanguageModelTrainConfig, OptimiserConfig
 from pure_jax.train.data.labels import levels
-from pure_jax.train.data.records import Records
+from pure_jax.train.data.rounds import Records
 from pure_jax.train.language_model import (
     answer_text,
     batch_at,

@@ -73,6 +73,36 @@ def test_a_resumed_run_asks_for_the_batches_after_its_checkpoint_only(tmp_path):
     assert asked == [4, 5, 6]
 
 
+class Counted:
+    """Batches of `numbers`, one after the other."""
+
+    def __init__(self):
+        self.step = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.step += 1
+        return numbers(self.step - 1)
+
+    def get_state(self):
+        return {"step": self.step}
+
+    def set_state(self, state):
+        self.step = state["step"]
+
+
+def test_a_stream_is_read_no_further_than_it_is_needed_and_goes_on_where_it_was(tmp_path):
+    whole = train(START, walk, numbers, steps=7, directory=tmp_path / "whole")
+    stream = Counted()
+    train(START, walk, stream, steps=4, directory=tmp_path / "cut", save_every=3)
+    assert stream.step == 4
+    assert_equal(train(START, walk, Counted(), steps=7, directory=tmp_path / "cut"), whole)
+    with pytest.raises(PureError, match="the checkpoint of step 7 in .* does not say where its data were"):
+        train(START, walk, Counted(), steps=8, directory=tmp_path / "whole")
+
+
 def test_metrics_are_means_since_the_last_line(tmp_path):
     train(START, walk, numbers, steps=7, directory=tmp_path, log_every=3)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -82,8 +112,8 @@ def test_metrics_are_means_since_the_last_line(tmp_path):
         state, metrics = walk(state, numbers(step))
         losses.append(float(metrics["loss"]))
     np.testing.assert_allclose([line["loss"] for line in lines], [np.mean(losses[:3]), np.mean(losses[3:6]), losses[6]])
-    assert all(set(line) == {"step", "seconds_per_step", "loss", "first"} for line in lines)
-    assert all(line["seconds_per_step"] >= 0 for line in lines)
+    assert all(set(line) == {"step", "seconds_per_step", "input_wait", "loss", "first"} for line in lines)
+    assert all(line["seconds_per_step"] >= 0 and 0 <= line["input_wait"] <= 1 for line in lines)
 
 
 def test_only_the_newest_two_checkpoints_stay(tmp_path):

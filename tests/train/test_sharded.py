@@ -54,12 +54,12 @@ def same(state):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(wanted), rtol=0, atol=1e-6)
 
 
-meshes = ["data=8", "data=4,fsdp=2", "fsdp=2,tensor=4"]
+meshes, steps = ["data=8", "data=4,fsdp=2", "fsdp=2,tensor=4"], {}
 for text in meshes:
     mesh = read_mesh(text)
     state = born_sharded(make, mesh)
     shardings = state_shardings(mesh, state)
-    step_fn = make_step(config, options, VOCABULARY, PROMPT_LENGTH, shardings)
+    steps[text] = step_fn = make_step(config, options, VOCABULARY, PROMPT_LENGTH, shardings)
     kernel = state.opt_state[1][0].mu["layers"]["mlp"]["up_proj"]["kernel"]
     parts = {device: shard.data.shape for device, shard in ((s.device, s) for s in kernel.addressable_shards)}
     split = mesh.shape["fsdp"] * mesh.shape["tensor"]
@@ -72,14 +72,29 @@ for text in meshes:
     same(state)
 
 # Two steps over one mesh, the third over another.
-for steps, text in ((2, "data=4,fsdp=2"), (3, "fsdp=2,tensor=4")):
+for stop, text in ((2, "data=4,fsdp=2"), (3, "fsdp=2,tensor=4")):
     run = Run(Path(sys.argv[1]), mesh=read_mesh(text))
     state = born_sharded(make, run.mesh)
-    step_fn = make_step(config, options, VOCABULARY, PROMPT_LENGTH, state_shardings(run.mesh, state))
-    state = run.train(state, step_fn, lambda step: batches[step], steps)
+    state = run.train(state, steps[text], lambda step: batches[step], stop)
     kernel = state.params["layers"]["mlp"]["up_proj"]["kernel"]
     assert kernel.sharding.mesh.shape == run.mesh.shape
 same(state)
+
+# The image tokenizer: every device has the whole state and a share of the crops.
+from pure_jax.train import vqgan
+from pure_jax.train.sharding import on_every_device
+from tests.train.test_vqgan_training import MODEL, OPTIONS as VQGAN_OPTIONS, PHOTOS
+
+options = dataclasses.replace(VQGAN_OPTIONS, batch=8)
+mesh = read_mesh("data=8")
+whole = over = vqgan.init_state(MODEL, options)
+over, step_fn = on_every_device(mesh, over), vqgan.make_step(MODEL, options, None)
+for step in range(2):
+    crops = vqgan.crops_at(PHOTOS, options, step)
+    whole, wanted = step_fn(whole, crops)
+    over, metrics = step_fn(over, spread(mesh, crops))
+    for name, value in wanted.items():
+        np.testing.assert_allclose(float(metrics[name]), float(value), rtol=1e-4, atol=1e-6, err_msg=name)
 print("same")
 """
 

@@ -1,17 +1,23 @@
 """Synthetic degradation of photographs: the second-order pipeline of Real-ESRGAN, one image at a time, on the host.
 
-`draw` takes every random decision and returns it as data; `apply` carries it out: the same draws give the same image.
+`draw` takes every random decision and returns it as data; `apply` carries it out: the same draws give the same image,
+now or when they are read back from a record (`recorded`).
 """
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from pure_jax.config import from_dict
 from pure_jax.errors import PureError
 from pure_jax.train.data.jpeg import jpeg
-from pure_jax.train.data.kernels import DELTA, KERNEL_SIZES, RESIZE_MODES, Kernel, correlate, resize
+from pure_jax.train.data.kernels import DELTA, KERNEL_KINDS, KERNEL_SIZES, RESIZE_MODES, Kernel, correlate, resize
 
+VERSION = 1
+"""Another number where the same draws give other images."""
+USM = ("none", "input_only", "both")
 Range = tuple[float, float]
 
 USM_KERNEL = Kernel("gaussian", size=51, sigma=(8.0, 8.0))  # sigma 0.3 * ((51 - 1) / 2 - 1) + 0.8
@@ -38,7 +44,8 @@ class DegradationConfig:
     """Everything `draw` may choose from (Real-ESRGAN's options; each is a range or a probability).
 
     Kernel kinds stand in the order: isotropic, anisotropic Gaussian; the same generalised; the same plateau-shaped.
-    usm_gt: "none", or "input_only" to sharpen the photo before degrading it (the target stays as it is).
+    usm_gt: "none"; "input_only" to sharpen the photo before degrading it; "both" if the target is to be sharpened too,
+    which is up to whoever makes the pair (`usm_sharpen`).
     """
 
     stages: tuple[StageConfig, ...]
@@ -52,8 +59,8 @@ class DegradationConfig:
     usm_gt: str = "none"
 
     def __post_init__(self) -> None:
-        if self.usm_gt not in ("none", "input_only"):
-            raise PureError(f'usm_gt is "{self.usm_gt}"; choose "none" or "input_only"')
+        if self.usm_gt not in USM:
+            raise PureError(f"usm_gt is {self.usm_gt!r}; choose one of {', '.join(USM)}")
 
 
 REAL_ESRGAN = DegradationConfig(
@@ -81,6 +88,8 @@ PRESETS = {"real-esrgan": REAL_ESRGAN, "mild": MILD, "light": LIGHT}
 class Noise:
     """Drawn noise. kind "gaussian": strength is sigma in 8-bit units; "poisson": strength multiplies the shot noise."""
 
+    may_be_absent = ()
+
     kind: str
     strength: float
     grey: bool
@@ -91,6 +100,8 @@ class Noise:
 class Stage:
     """Draws of one stage. scale: resize factor, of the photo in the first stage and of the LQ size in the second."""
 
+    may_be_absent = ()
+
     kernel: Kernel
     scale: float
     mode: str
@@ -100,7 +111,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Degradation:
-    """Every draw made for one image; `dataclasses.asdict` gives a JSON-able record."""
+    """Every draw made for one image; `dataclasses.asdict` gives a JSON-able record, which `recorded` reads."""
+
+    may_be_absent = ()
 
     sharpen: bool
     stages: tuple[Stage, ...]
@@ -113,7 +126,7 @@ class Degradation:
 def draw(config: DegradationConfig, rng: np.random.Generator) -> Degradation:
     """Draw one degradation; all randomness, noise seeds included, comes from `rng`."""
     return Degradation(
-        sharpen=config.usm_gt == "input_only",
+        sharpen=config.usm_gt != "none",
         stages=tuple(_draw_stage(config, stage, rng) for stage in config.stages),
         mode=str(rng.choice(RESIZE_MODES)),
         kernel=_draw_final_kernel(config, rng),
@@ -170,22 +183,43 @@ def apply(degradation: Degradation, image: np.ndarray, scale: int = 4, noise: bo
     the twin that noise is measured against. Returns uint8 [H / scale, W / scale, 3].
     Raises PureError when the image has another dtype or shape.
     """
+    small = _small(image, scale)
+    return _finished(degradation, _begun(degradation, image), small, noise)
+
+
+def apply_twice(degradation: Degradation, image: np.ndarray, scale: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """`apply` with and without noise, for little more than one of them: up to the first noise there is no difference.
+
+    Raises what `apply` raises.
+    """
+    small, begun = _small(image, scale), _begun(degradation, image)
+    return _finished(degradation, begun, small, True), _finished(degradation, begun, small, False)
+
+
+def _small(image: np.ndarray, scale: int) -> tuple[int, int]:
+    """Height and width of the low-quality image."""
     if image.dtype != np.float32 or image.ndim != 3 or image.shape[2] != 3:
         raise PureError(f"the image is {image.dtype} {list(image.shape)}; degrading needs float32 [height, width, 3]")
     height, width = image.shape[:2]
     if height < scale or width < scale or height % scale or width % scale:
         raise PureError(f"the image is {width}x{height} pixels; crop both sides to multiples of the scale {scale}")
-    small = height // scale, width // scale
+    return height // scale, width // scale
 
+
+def _begun(degradation: Degradation, image: np.ndarray) -> np.ndarray:
+    """float32 [H, W, 3] -> planar float32 [3, h, w], as it is before the first noise."""
+    stage = degradation.stages[0]
     y = np.ascontiguousarray(image.transpose(2, 0, 1))
-    if degradation.sharpen:
-        y = _sharpen(y)
+    y = _blur(_sharpen(y) if degradation.sharpen else y, stage.kernel)
+    # the first resize is given by its factor, the later ones by their size: PyTorch samples differently
+    return resize(y, _scaled(image.shape[:2], stage.scale), stage.mode, step=1 / stage.scale)
+
+
+def _finished(degradation: Degradation, y: np.ndarray, small: tuple[int, int], noise: bool) -> np.ndarray:
+    """The rest of the way, to uint8 [*small, 3]."""
     for index, stage in enumerate(degradation.stages):
-        y = _blur(y, stage.kernel)
-        base = (height, width) if index == 0 else small
-        shape = max(1, math.floor(base[0] * stage.scale)), max(1, math.floor(base[1] * stage.scale))
-        # the first resize is given by its factor, the later ones by their size: PyTorch samples differently
-        y = resize(y, shape, stage.mode, step=1 / stage.scale if index == 0 else None)
+        if index > 0:
+            y = resize(_blur(y, stage.kernel), _scaled(small, stage.scale), stage.mode)
         y = np.clip(_add_noise(y, stage.noise) if noise else y, 0, 1)
         if noise and stage.jpeg_quality is not None:
             y = jpeg(y, stage.jpeg_quality)
@@ -195,6 +229,28 @@ def apply(degradation: Degradation, image: np.ndarray, scale: int = 4, noise: bo
     if degradation.jpeg_last and noise:
         y = jpeg(y, degradation.jpeg_quality)
     return np.round(y.transpose(1, 2, 0) * 255).astype(np.uint8)
+
+
+def _scaled(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
+    return max(1, math.floor(shape[0] * factor)), max(1, math.floor(shape[1] * factor))
+
+
+def recorded(values: Any, where: str) -> Degradation:
+    """Draws that were written as JSON, as the object they were. where: the file, for the message.
+
+    Raises PureError when they are no draws of this version.
+    """
+    found = from_dict(Degradation, values, where)
+    kernels = [found.kernel, *(stage.kernel for stage in found.stages)]
+    known = (
+        bool(found.stages)
+        and {found.mode, *(stage.mode for stage in found.stages)} <= set(RESIZE_MODES)
+        and all(kernel.kind in KERNEL_KINDS and kernel.size in (1, *KERNEL_SIZES) for kernel in kernels)
+        and all(stage.noise.kind in ("gaussian", "poisson") and 0 < stage.scale <= 16 for stage in found.stages)
+    )
+    if not known:
+        raise PureError(f"{where} has draws that this version cannot repeat; make them again")
+    return found
 
 
 def degrade(image: np.ndarray, config: DegradationConfig, seed: int, scale: int = 4) -> tuple[np.ndarray, Degradation]:

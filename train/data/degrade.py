@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,20 +17,32 @@ from PIL import Image, ImageOps
 
 from pure_jax.errors import PureError
 from pure_jax.files import scratch
-from pure_jax.train.data.degradation import PRESETS, DegradationConfig, degrade
+from pure_jax.train.data.degradation import (
+    PRESETS,
+    Degradation,
+    DegradationConfig,
+    apply_twice,
+    draw,
+    recorded,
+    usm_sharpen,
+)
 from pure_jax.train.data.labels import (
     PARAMS_THRESHOLDS,
     SPEC_TWIN_THRESHOLDS,
     blur_score,
+    energy_to_keep,
     levels,
+    measured_scores,
     noise_score,
-    twin_scores,
 )
 
 FOLDERS = ("gt", "lq")
 STAGING = ".partial"
 """Where the pairs lie until all are made."""
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+Draws = Callable[[str], tuple[int, Degradation]]
+"""A photo's file name -> the seed of its draws, and the draws."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +59,8 @@ def degrade_folder(
     names: Collection[str] | None = None,
     limit: int | None = None,
     overwrite: bool = False,
+    sharpen: str = "none",
+    replay: Path | None = None,
 ) -> int:
     """Degrade the photos of a folder, in the order of their names, and return how many pairs were written.
 
@@ -55,7 +69,9 @@ def degrade_folder(
     the folder must be empty, or `overwrite` be set, which removes what its `pairs.jsonl` lists. The centre is kept: a
     square of `crop` pixels, or all but what exceeds multiples of `scale`. With `split`, only the photos that
     `captions.jsonl` in `source` puts there; with `names`, only those files of them. `limit` is the largest number of
-    photos read. A photo that cannot be read, or is too small, is skipped with a warning.
+    photos read. A photo that cannot be read, or is too small, is skipped with a warning. sharpen: one of
+    `degradation.USM`. replay: a `pairs.jsonl` whose draws are repeated instead of drawing anew (`seed`, `preset` and
+    `sharpen` then say nothing); it names the photos to take.
     Raises PureError for arguments out of range, a folder without photos, a destination that is not empty or cannot be
     written, or if no pair could be made.
     """
@@ -69,6 +85,8 @@ def degrade_folder(
         raise PureError(f"the limit is {limit} photos; choose 1 or more")
     captions = _read_rows(source / "captions.jsonl")
     photos = _list_photos(source, captions, split)
+    draw_of, again = _drawing(dataclasses.replace(PRESETS[preset], usm_gt=sharpen), seed, replay, scale)
+    names = again if names is None else names
     if names is not None:
         missing = sorted(set(names) - {photo.name for photo in photos})
         if missing:
@@ -79,7 +97,9 @@ def degrade_folder(
     staging, existed = destination / STAGING, destination.exists()
     try:
         with scratch(staging, destination):
-            records = _write_pairs(staging, photos, PRESETS[preset], scale, seed, crop, captions)
+            records = _write_pairs(
+                staging, photos, draw_of, sharpen == "both" and replay is None, scale, crop, captions
+            )
             if not records:
                 raise PureError(
                     f"none of the {len(photos)} photos in {source} could be used; the warnings above say why"
@@ -108,9 +128,9 @@ def degrade_folder(
 def _write_pairs(
     directory: Path,
     photos: Sequence[Path],
-    config: DegradationConfig,
+    draw_of: Draws,
+    sharp: bool,
     scale: int,
-    seed: int,
     crop: int | None,
     captions: Mapping[str, dict],
 ) -> list[dict]:
@@ -124,7 +144,7 @@ def _write_pairs(
         except Exception as error:  # broken files make Pillow raise OSError, SyntaxError, struct.error and more
             logger.warning("skipped %s: %s", photo, error)
             continue
-        lq, record = _make_pair(gt, photo.name, seed, config, scale)
+        gt, lq, record = _make_pair(gt, *draw_of(photo.name), sharp, scale)
         for folder, image in zip(FOLDERS, (gt, lq), strict=True):
             Image.fromarray(image).save(directory / folder / f"{photo.stem}.png", format="PNG")
         caption = captions.get(photo.name, {}).get("caption")
@@ -139,23 +159,53 @@ def photo_seed(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "little")
 
 
-def _make_pair(gt: np.ndarray, name: str, seed: int, config: DegradationConfig, scale: int) -> tuple[np.ndarray, dict]:
-    """uint8 [H, W, 3] -> (its low-quality image, a record of draws, scores and levels)."""
+def _drawing(
+    config: DegradationConfig, seed: int, replay: Path | None, scale: int
+) -> tuple[Draws, Collection[str] | None]:
+    """What draws for a photo's name, and the names that it can draw for, None for any."""
+    if replay is None:
+
+        def fresh(name: str) -> tuple[int, Degradation]:
+            own_seed = photo_seed(seed, name)
+            return own_seed, draw(config, np.random.default_rng(own_seed))
+
+        return fresh, None
+    rows = _read_rows(replay)
+    if not rows:
+        raise PureError(f"{replay} lists no pairs; give the pairs.jsonl of an earlier call")
+    found = {}
+    for name, row in rows.items():
+        if row.get("scale", scale) != scale:
+            raise PureError(f"{replay} was made at the scale {row['scale']}, not {scale}; give --scale {row['scale']}")
+        found[name] = (row.get("seed", seed), recorded(row.get("draws"), f"{replay}, {name}"))
+    return found.__getitem__, list(found)
+
+
+def _make_pair(
+    gt: np.ndarray, own_seed: int, degradation: Degradation, sharp: bool, scale: int
+) -> tuple[np.ndarray, np.ndarray, dict]:
+    """uint8 [H, W, 3] -> (target, low-quality image, a record of draws, scores and levels)."""
     image = gt.astype(np.float32) / 255
-    own_seed = photo_seed(seed, name)
-    lq, degradation = degrade(image, config, own_seed, scale)
+    lq, twin = apply_twice(degradation, image, scale)
+    if sharp:
+        gt = np.round(np.clip(usm_sharpen(image), 0, 1) * 255).astype(np.uint8)
+        image = gt.astype(np.float32) / 255
     scores = {
         "params": (blur_score(degradation, scale), noise_score(degradation, float(image.mean()), scale)),
-        "twin": twin_scores(image, lq, degradation),
+        "twin": measured_scores(energy_to_keep(image, scale), lq, twin),
     }
     cut = {t.kind: levels(*scores[t.kind], t) for t in (PARAMS_THRESHOLDS, SPEC_TWIN_THRESHOLDS)}
-    return lq, {
-        "seed": own_seed,
-        "scale": scale,
-        "scores": {kind: {"blur": blur, "noise": noise} for kind, (blur, noise) in scores.items()},
-        "levels": {kind: {"blur": blur, "noise": noise} for kind, (blur, noise) in cut.items()},
-        "draws": dataclasses.asdict(degradation),
-    }
+    return (
+        gt,
+        lq,
+        {
+            "seed": own_seed,
+            "scale": scale,
+            "scores": {kind: {"blur": blur, "noise": noise} for kind, (blur, noise) in scores.items()},
+            "levels": {kind: {"blur": blur, "noise": noise} for kind, (blur, noise) in cut.items()},
+            "draws": dataclasses.asdict(degradation),
+        },
+    )
 
 
 def _files_to_replace(destination: Path, overwrite: bool) -> list[Path]:

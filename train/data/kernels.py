@@ -3,11 +3,19 @@
 All on planar float32 images [3, H, W] on the host; kernels as in Real-ESRGAN, resizing as in PyTorch's `interpolate`.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from einops import rearrange
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+KERNEL_KINDS = ("gaussian", "plateau", "sinc", "delta")
 KERNEL_SIZES = (7, 9, 11, 13, 15, 17, 19, 21)
 CUBIC_A = -0.75  # PyTorch's bicubic; Pillow and jax.image use -0.5
 RESIZE_MODES = ("area", "bilinear", "bicubic")
@@ -15,11 +23,13 @@ RESIZE_MODES = ("area", "bilinear", "bicubic")
 
 @dataclass(frozen=True)
 class Kernel:
-    """One drawn low-pass filter. `kind` is "gaussian", "plateau", "sinc" or "delta"; the rest are its parameters.
+    """One drawn low-pass filter. `kind` is one of KERNEL_KINDS; the rest are its parameters.
 
     size: odd side in pixels. sigma: standard deviations along the kernel's own axes, pixels. theta: rotation, radians.
     beta: exponent (1 makes "gaussian" a plain Gaussian). cutoff: angular frequency of "sinc", radians per pixel.
     """
+
+    may_be_absent = frozenset({"size", "sigma", "theta", "beta", "cutoff"})
 
     kind: str
     size: int = 1
@@ -83,26 +93,32 @@ def cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
-def resize_weights(size: int, out: int, mode: str, step: float | None = None) -> np.ndarray:
+def resize_weights(size: int, out: int, mode: str, step: float | None = None) -> csr_array:
     """The matrix that resizes one axis as `torch.nn.functional.interpolate` does, without antialiasing.
 
     size, out: pixels before and after. mode: "area", "bilinear" or "bicubic". step: distance of output pixels in input
     pixels, size / out unless given (PyTorch uses 1 / scale_factor when called with a factor; area ignores it).
-    Returns float32 [out, size], rows summing to 1.
+    Returns float32 [out, size], rows summing to 1: a band, as an output pixel sees few input pixels.
     """
-    rows = np.arange(out)[:, None]
+    from scipy.sparse import csr_array
+
+    rows = np.arange(out)
     if mode == "area":
         start, stop = rows * size // out, -(-(rows + 1) * size // out)
-        columns = np.arange(size)[None, :]
-        return ((columns >= start) & (columns < stop)).astype(np.float32) / (stop - start).astype(np.float32)
+        count = stop - start
+        ends = np.concatenate([[0], np.cumsum(count)])
+        columns = np.arange(ends[-1]) + np.repeat(start - ends[:-1], count)
+        return csr_array((np.repeat(1 / count, count).astype(np.float32), columns, ends), (out, size))
+    rows = rows[:, None]
     source = (rows + 0.5) * (size / out if step is None else step) - 0.5
     base = np.floor(source)
     offsets = np.arange(-1, 3) if mode == "bicubic" else np.arange(2)
     distance = source - base - offsets
     values = cubic(distance) if mode == "bicubic" else 1 - np.abs(distance)
-    weights = np.zeros((out, size), np.float32)
-    np.add.at(weights, (rows, np.clip(base + offsets, 0, size - 1).astype(int)), values)
-    return weights
+    columns = np.clip(base + offsets, 0, size - 1).astype(int)
+    # a pixel at the border may be named twice in a row: its weights add up
+    ends = np.arange(0, values.size + 1, values.shape[1])
+    return csr_array((values.astype(np.float32).ravel(), columns.ravel(), ends), (out, size))
 
 
 def resize(image: np.ndarray, shape: tuple[int, int], mode: str, step: float | None = None) -> np.ndarray:
@@ -111,4 +127,6 @@ def resize(image: np.ndarray, shape: tuple[int, int], mode: str, step: float | N
         return image
     vertical = resize_weights(image.shape[1], shape[0], mode, step)
     horizontal = resize_weights(image.shape[2], shape[1], mode, step)
-    return vertical @ image @ horizontal.T
+    tall = np.stack([vertical @ channel for channel in image])
+    wide = horizontal @ rearrange(tall, "c h w -> w (c h)")
+    return np.ascontiguousarray(rearrange(wide, "w (c h) -> c h w", h=shape[0]))

@@ -1,6 +1,7 @@
 """How blurred and how noisy a degraded image is: two scores, and three levels for each.
 
-Scores come from the draws alone ("params") or from running the pipeline again without noise ("twin").
+Scores come from the draws alone ("params"), from running the pipeline again without noise ("twin"), or from whoever
+else can tell ("file").
 """
 
 import json
@@ -15,14 +16,18 @@ from pure_jax.files import replacing
 from pure_jax.sequence import LEVELS
 from pure_jax.train.data.degradation import Degradation, Noise, apply
 from pure_jax.train.data.jpeg import quality_factor
-from pure_jax.train.data.kernels import CUBIC_A, Kernel, cubic
+from pure_jax.train.data.kernels import CUBIC_A, Kernel, cubic, resize
 
 _BAND = 16  # samples of each frequency axis up to the Nyquist frequency of the low-quality image
 
 
+KINDS = ("params", "twin", "file")
+"""Where scores come from."""
+
+
 @dataclass(frozen=True)
 class Thresholds:
-    """Tercile borders (t1, t2) of both scores: small < t1 <= medium < t2 <= large. kind: "params" or "twin"."""
+    """Tercile borders (t1, t2) of both scores: small < t1 <= medium < t2 <= large. kind: one of KINDS."""
 
     kind: str
     blur: tuple[float, float]
@@ -35,6 +40,17 @@ PARAMS_THRESHOLDS = Thresholds("params", blur=(0.825, 0.905), noise=(7.44, 12.14
 # and 300 runs on photos of 512x512 pixels.
 SPEC_PARAMS_THRESHOLDS = Thresholds("params", blur=(0.779, 0.882), noise=(7.57, 12.29))
 SPEC_TWIN_THRESHOLDS = Thresholds("twin", blur=(0.57, 0.74), noise=(7.2, 10.5))
+
+
+def terciles(kind: str, scores: np.ndarray) -> Thresholds:
+    """The borders that make small, medium and large equally frequent; scores: float [n, 2], of blur and of noise.
+
+    Raises PureError when there are none, or one is not finite.
+    """
+    if not len(scores) or not np.isfinite(scores).all():
+        raise PureError(f'there are no finite scores of the kind "{kind}"; choose another kind, or make them first')
+    low, high = np.quantile(scores, [1 / 3, 2 / 3], axis=0).tolist()
+    return Thresholds(kind, blur=(low[0], high[0]), noise=(low[1], high[1]))
 
 
 def save_thresholds(path: Path, thresholds: Thresholds) -> None:
@@ -169,17 +185,27 @@ def _resize_autocorrelation(mode: str, ratio: float) -> np.ndarray:
 
 
 def twin_scores(gt: np.ndarray, lq: np.ndarray, degradation: Degradation) -> tuple[float, float]:
-    """(blur, noise) measured on the images: the draws are applied again without noise and JPEG, giving the twin.
+    """`measured_scores` of what `apply` made; its draws are applied again without noise and JPEG, giving the twin."""
+    scale = gt.shape[0] // lq.shape[0]
+    return measured_scores(energy_to_keep(gt, scale), lq, apply(degradation, gt, scale, noise=False))
 
-    gt: float32 [H, W, 3] in [0, 1]; lq: uint8 [H / scale, W / scale, 3], what `apply` made of it. blur: share of the
-    gradient energy of the area-averaged photo that the twin has lost (0 for a photo without gradients; negative if
+
+def energy_to_keep(gt: np.ndarray, scale: int) -> float:
+    """Gradient energy of a photo float32 [H, W, 3] in [0, 1] averaged over areas of scale x scale, in 8-bit units."""
+    small = (gt.shape[0] // scale, gt.shape[1] // scale)
+    return _gradient_energy(resize(gt.transpose(2, 0, 1), small, "area").transpose(1, 2, 0) * 255)
+
+
+def measured_scores(reference: float, lq: np.ndarray, twin: np.ndarray) -> tuple[float, float]:
+    """(blur, noise) measured on the images.
+
+    reference: `energy_to_keep` of the photo; lq, twin: uint8 [H / scale, W / scale, 3], degraded with and without noise
+    and JPEG. blur: share of the gradient energy that the twin has lost (0 for a photo without gradients; negative if
     aliasing or ringing added some). noise: standard deviation of lq - twin in 8-bit units.
     """
-    scale = gt.shape[0] // lq.shape[0]
-    twin = apply(degradation, gt, scale, noise=False).astype(np.float32)
-    reference = _gradient_energy(gt.reshape(lq.shape[0], scale, lq.shape[1], scale, 3).mean(axis=(1, 3)) * 255)
-    blur = 1 - _gradient_energy(twin) / reference if reference > 0 else 0.0
-    return blur, float(np.std(lq - twin))
+    clean = twin.astype(np.float32)
+    blur = 1 - _gradient_energy(clean) / reference if reference > 0 else 0.0
+    return blur, float(np.std(lq - clean))
 
 
 def _gradient_energy(image: np.ndarray) -> float:

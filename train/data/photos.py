@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from pure_jax.errors import PureError
 from pure_jax.sequence import normalise_caption
+from pure_jax.train.data.regions import cut_region, draw_region
 
 LARGEST_REDUCTION = 3.0
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -36,15 +37,14 @@ def load_photos(folder: Path, split: str | None = "train", minimum: int = 64) ->
     """
     if not folder.is_dir():
         raise PureError(f"{folder} is not a folder of photos; give one with --photos")
-    entries = _read_captions(folder / "captions.jsonl")
+    entries = read_captions(folder / "captions.jsonl")
     photos = []
     for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
         entry = entries.get(path.name, {})
         if split is not None and entry.get("split", split) != split:
             continue
         try:
-            with Image.open(path) as image:
-                pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            pixels = read_photo(path)
         except Exception as error:  # broken files make Pillow raise OSError, SyntaxError, struct.error and more
             raise PureError(f"{path} cannot be read as a picture ({error}); remove it from the folder") from error
         if min(pixels.shape[:2]) >= minimum:
@@ -54,7 +54,13 @@ def load_photos(folder: Path, split: str | None = "train", minimum: int = 64) ->
     return photos
 
 
-def _read_captions(path: Path) -> dict[str, dict[str, str]]:
+def read_photo(path: Path) -> np.ndarray:
+    """The upright photo as uint8 [H, W, 3]. Raises what Pillow raises: OSError, SyntaxError, struct.error and more."""
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def read_captions(path: Path) -> dict[str, dict[str, str]]:
     """Rows of a captions file by file name; empty without that file."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     entries = {}
@@ -82,15 +88,6 @@ def random_crop(photos: list[Photo], size: int, rng: np.random.Generator) -> tup
     sides = np.sqrt([photo.pixels.shape[0] * photo.pixels.shape[1] for photo in photos])
     index = int(rng.choice(len(photos), p=sides / sides.sum()))
     pixels = photos[index].pixels
-    reduction = rng.uniform(1, LARGEST_REDUCTION) if rng.random() < 0.5 else 1.0
-    span = min(round(size * reduction), *pixels.shape[:2])
-    top = int(rng.integers(pixels.shape[0] - span + 1))
-    left = int(rng.integers(pixels.shape[1] - span + 1))
-    crop = pixels[top : top + span, left : left + span]
-    if span != size:
-        crop = np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.LANCZOS))
-    if rng.random() < 0.5:
-        crop = crop[:, ::-1]
-    if rng.random() < 0.25:
-        crop = crop.swapaxes(0, 1)
-    return np.ascontiguousarray(crop), index
+    height, width = pixels.shape[:2]
+    region = draw_region(height, width, size, rng, largest_reduction=LARGEST_REDUCTION, turned=0.25)
+    return cut_region(pixels, region, size), index

@@ -1,184 +1,191 @@
-"""Pre-tokenised training pairs: degrade regions of photographs, cut them into tiles, keep both sides' codes.
+"""Records in ArrayRecord files: a tile of a photo, its codes, and those of K degradations of it.
 
-One .npz file holds everything a language-model run reads; `RecordRounds` makes one after the other while a run reads
-them. Codes are stored, not token ids, and scores, not levels: so templates and thresholds can change without encoding
-again.
+Codes are stored, not token ids, and scores, not levels: so templates, thresholds and captions can change without
+encoding again. docs/data.md says what the fields are.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import zlib
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import jax
 import numpy as np
-from einops import rearrange
-from PIL import Image
+from flax.serialization import msgpack_restore, msgpack_serialize
 
-from pure_jax.config import ModelConfig
+from pure_jax.checkpoint import read_json
 from pure_jax.errors import PureError
-from pure_jax.files import replacing, require_writable
-from pure_jax.model import encode_images
-from pure_jax.train.data.degradation import REAL_ESRGAN, degrade
-from pure_jax.train.data.labels import blur_score, noise_score
-from pure_jax.train.data.photos import Photo, random_crop
-from pure_jax.vqgan import VQGAN
 
-TILES_PER_SIDE = 4
-SCALE = 4
+FORMAT = 1
+MANIFEST = "records.json"
+"""In a folder of records: what decided them."""
+MAKE = "make them with `pure tokenize`"
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One tile of a photo.
+
+    key: unique in a folder, "<photo>#<region>/<row>,<column>". region: top, left and side of the region in the photo's
+    pixels, before `flipped` and `turned`. tile: row and column in the region. hq_codes: uint16 [h, w]. lq_codes: uint16
+    [K, h, w]. params, twin: float32 [K, 2], scores of blur and noise by formula and by measurement (NaN: not measured).
+    draws: K objects, see `degradation.recorded`. tokenizer: `ImageTokenizer.fingerprint`. degrader:
+    `degradation.VERSION`.
+    """
+
+    key: str
+    photo: str
+    region: list[int]
+    flipped: bool
+    turned: bool
+    tile: list[int]
+    hq_codes: np.ndarray
+    lq_codes: np.ndarray
+    params: np.ndarray
+    twin: np.ndarray
+    draws: list[Any]
+    caption: str
+    caption_source: str
+    seed: int
+    tokenizer: str
+    degrader: int
+
+    def pack(self) -> bytes:
+        """MessagePack of all fields, the draws as JSON; the inverse of `unpack`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return msgpack_serialize(values | {"draws": json.dumps(self.draws)})
+
+
+def unpack(data: bytes) -> Record:
+    """Raises ValueError or another error of its bytes when they are no record."""
+    values = msgpack_restore(data)
+    return Record(**values | {"draws": json.loads(values["draws"])})
 
 
 @dataclass(frozen=True)
-class Records:
-    """n pairs of tiles.
+class Manifest:
+    """What decided a folder of records. photos: number of them; names: SHA-256 of their names; captions: of theirs."""
 
-    lq_codes, hq_codes: uint16 [n, h, w]; blur, noise: float32 [n], the degradation scores of the draw; caption: int32
-    [n], index into captions.
-    """
+    tokenizer: str
+    codes_per_side: int
+    codebook_size: int
+    photos: int
+    names: str
+    captions: str
+    files: int
+    options: dict[str, Any]
+    format: int = FORMAT
 
-    lq_codes: np.ndarray
-    hq_codes: np.ndarray
-    blur: np.ndarray
-    noise: np.ndarray
-    caption: np.ndarray
-    captions: list[str]
-
-    def __len__(self) -> int:
-        return len(self.caption)
-
-    def epoch(self, number: int) -> Records:
-        """What the number-th pass reads: the same records every time (see `RecordRounds`)."""
-        return self
+    @property
+    def variants(self) -> int:
+        return int(self.options["variants"])
 
 
-def region_at(
-    photos: list[Photo], tile: int, seed: int, index: int
-) -> tuple[np.ndarray, np.ndarray, float, float, int]:
-    """The index-th region: (LQ enlarged to HQ size, HQ) as uint8 tiles [n, tile, tile, 3], blur, noise, photo index.
-
-    The region is degraded as a whole and then cut, so that a tile's blur reaches beyond its edges as in a real photo.
-    LQ is enlarged by Pillow's bicubic on 8-bit values, as at inference. Depends on (seed, index) alone.
-    """
-    rng = np.random.default_rng([seed, index])
-    side = tile * TILES_PER_SIDE
-    hq, photo = random_crop(photos, side, rng)
-    clean = hq.astype(np.float32) / 255
-    lq, draws = degrade(clean, REAL_ESRGAN, int(rng.integers(2**31)), scale=SCALE)
-    enlarged = np.asarray(Image.fromarray(lq).resize((side, side), Image.Resampling.BICUBIC))
-    cut = "(r y) (c x) d -> (r c) y x d"
-    tiles = [rearrange(np.ascontiguousarray(image), cut, y=tile, x=tile) for image in (enlarged, hq)]
-    return tiles[0], tiles[1], blur_score(draws, scale=SCALE), noise_score(draws, float(clean.mean())), photo
+def file_name(index: int, files: int) -> str:
+    """The index-th file of records of so many."""
+    return f"records-{index:05}-of-{files:05}.array_record"
 
 
-def build_records(
-    photos: list[Photo],
-    config: ModelConfig,
-    vqgan_params: Any,
-    regions: int,
-    seed: int,
-    progress: Callable[[int], None] = lambda done: None,
-    *,
-    first: int = 0,
-    words: Callable[[np.ndarray], str] | None = None,
-) -> Records:
-    """Encode the regions from `first` on (TILES_PER_SIDE squared pairs each) with the trained tokenizer.
-
-    words: the caption of a tile, from its HQ pixels uint8 [tile, tile, 3]; by default the caption of its photo.
+def write_records(path: Path, records: Iterable[Record]) -> int:
+    """Write an ArrayRecord file and see it on the disk; returns how many records there were.
 
     Raises:
-        PureError: `regions` is below 1, or `seed` below 0.
+        OSError: it cannot be written.
     """
-    if regions < 1:
-        raise PureError(f"{regions} regions give no records; ask for 1 or more with --regions")
-    if seed < 0:
-        raise PureError(f"the seed is {seed}, but it must be 0 or more")
-    vqgan, params = VQGAN(config.vqgan), jax.device_put(vqgan_params)
-    rows = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        made = pool.map(lambda index: region_at(photos, config.tile_size, seed, index), range(first, first + regions))
-        try:
-            for done, (lq, hq, blur, noise, photo) in enumerate(made, 1):
-                codes = np.asarray(encode_images(vqgan, params, np.concatenate([lq, hq]))).astype(np.uint16)
-                said = [words(tile) for tile in hq] if words else [photos[photo].caption] * len(hq)
-                rows.append((codes[: len(lq)], codes[len(lq) :], [blur] * len(hq), [noise] * len(hq), said))
-                progress(done)
-        finally:
-            pool.shutdown(cancel_futures=True)  # an interruption need not wait for all regions
-    lq_codes, hq_codes, blurs, noises, said = (list(column) for column in zip(*rows, strict=True))
-    captions, caption = np.unique(np.concatenate(said), return_inverse=True)
-    return Records(
-        np.concatenate(lq_codes),
-        np.concatenate(hq_codes),
-        np.concatenate(blurs).astype(np.float32),
-        np.concatenate(noises).astype(np.float32),
-        caption.astype(np.int32),
-        captions.tolist(),
-    )
+    from array_record.python.array_record_module import ArrayRecordWriter
 
-
-def save_records(path: Path, records: Records) -> None:
-    """Write beside and rename."""
-    require_writable(path)
-    with replacing(path) as beside, beside.open("wb") as file:
-        np.savez_compressed(file, **vars(records) | {"captions": np.array(records.captions)})
-
-
-def load_records(path: Path) -> Records:
-    """Read what `save_records` wrote.
-
-    Raises:
-        PureError: no such file, or not a records file.
-    """
+    writer, count = ArrayRecordWriter(str(path), "group_size:1,zstd:3"), 0
+    for record in records:
+        writer.write(record.pack())
+        count += 1
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-            return Records(**arrays | {"captions": arrays["captions"].tolist()})
-    except FileNotFoundError as error:
-        raise PureError(f"{path} does not exist; make it with `pure train records`") from error
-    except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile, zlib.error) as error:
-        raise PureError(f"{path} is not a records file; make it again with `pure train records`") from error
+        writer.close()  # says what went wrong with any of the writing before
+    except RuntimeError as error:
+        raise OSError(str(error).partition(";")[0] or "it cannot be closed") from error
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return count
 
 
-class RecordRounds:
-    """Records without end: round r holds regions r * regions ... (r + 1) * regions - 1, each drawn once.
+@dataclass(frozen=True, eq=False)
+class RecordSet:
+    """A whole folder of records, read by index: `len(found)`, `found[i]`."""
 
-    A round is made in the background while the one before it is read, and kept on the disk until two later ones are
-    there, so that a run that goes on need not make its round again.
-    """
+    directory: Path
+    manifest: Manifest
 
-    def __init__(self, directory: Path, regions: int, make: Callable[[int], Records]):
-        """make: first region -> records of `regions` regions, a pure function."""
-        self.directory, self.regions, self.make = directory, regions, make
-        self._pool = ThreadPoolExecutor(1)
-        self._coming: dict[int, Future[Records]] = {}
+    @cached_property
+    def _source(self) -> Any:
+        from grain.sources import ArrayRecordDataSource
+
+        files = self.manifest.files
+        return ArrayRecordDataSource([str(self.directory / file_name(i, files)) for i in range(files)])
 
     def __len__(self) -> int:
-        """Records of one round."""
-        return self.regions * TILES_PER_SIDE**2
+        return len(self._source)
 
-    def epoch(self, number: int) -> Records:
-        """The number-th round."""
-        for wanted in (number, number + 1):
-            if wanted not in self._coming:
-                self._coming[wanted] = self._pool.submit(self._load_or_make, wanted)
-        for old in [n for n in self._coming if n < number]:
-            del self._coming[old]
-            self._path(old - 1).unlink(missing_ok=True)
-        return self._coming[number].result()
+    def __getitem__(self, index: int) -> Record:
+        """Raises PureError for a record that cannot be read."""
+        try:
+            return unpack(self._source[index])
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            raise PureError(f"record {index} of {self.directory} cannot be read; remove its file and {MAKE}") from error
 
-    def _path(self, number: int) -> Path:
-        return self.directory / f"round-{number:05}.npz"
 
-    def _load_or_make(self, number: int) -> Records:
-        path = self._path(number)
-        if path.is_file():
-            return load_records(path)
-        records = self.make(number * self.regions)
-        save_records(path, records)
-        return records
+def read_manifest(directory: Path) -> Manifest:
+    """Raises PureError when there is none, or none of this version."""
+    if not (directory / MANIFEST).is_file():
+        raise PureError(f"{directory} holds no records; {MAKE}")
+    values = read_json(directory / MANIFEST)
+    if not isinstance(values, dict) or values.keys() != {field.name for field in fields(Manifest)}:
+        raise PureError(f"{directory / MANIFEST} is not of this version of pure-jax; {MAKE} again")
+    return Manifest(**values)
+
+
+def open_records(directory: Path) -> RecordSet:
+    """A folder that `pure tokenize` has finished.
+
+    Raises:
+        PureError: no such folder, files are missing or broken, or there is no record in it.
+    """
+    manifest = read_manifest(directory)
+    names = [file_name(i, manifest.files) for i in range(manifest.files)]
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise PureError(
+            f"{len(missing)} of the {len(names)} files of {directory} are missing, the first {missing[0]}; let `pure "
+            "tokenize` finish"
+        )
+    found = RecordSet(directory, manifest)
+    try:
+        empty = len(found) == 0
+    except RuntimeError as error:
+        broken = next((name for name in names if not _opens(directory / name)), names[0])
+        raise PureError(f"{directory / broken} is not a file of records; remove it and {MAKE} again") from error
+    if empty:
+        raise PureError(f"{directory} has no record, as none of its photos could be used; {MAKE} of others")
+    return found
+
+
+def _opens(path: Path) -> bool:
+    from grain.sources import ArrayRecordDataSource
+
+    try:
+        return len(ArrayRecordDataSource([str(path)])) >= 0
+    except RuntimeError:
+        return False
+
+
+def scores(found: RecordSet, kind: str, sample: int = 20_000) -> np.ndarray:
+    """float [n, 2]: scores of blur and noise of a sample of the records, spread evenly, with all their variants."""
+    indices = np.unique(np.linspace(0, len(found) - 1, min(sample, len(found))).astype(int))
+    return np.concatenate([getattr(found[int(i)], kind) for i in indices])
+
+
+def manifest_values(manifest: Manifest) -> dict[str, Any]:
+    """As JSON holds it."""
+    return json.loads(json.dumps(asdict(manifest)))

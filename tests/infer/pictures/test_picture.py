@@ -15,16 +15,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from pure_jax.errors import PureError
-from pure_jax.infer.pictures import picture as picture_module
-from pure_jax.infer.pictures.picture import (
-    Picture,
-    as_picture,
-    check_output,
-    from_image,
-    read_picture,
-    to_image,
-    write_image,
-)
+from pure_jax.infer.pictures import writing
+from pure_jax.infer.pictures.picture import Picture, from_image, to_image
+from pure_jax.infer.pictures.reading import as_picture, read_picture
+from pure_jax.infer.pictures.writing import check_output, write_image
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (20, 24, 3), dtype=np.uint8)
@@ -472,7 +466,7 @@ def test_an_unwritable_directory_is_refused_before_work_starts() -> None:
 
 def test_a_write_protected_file_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").touch(mode=0o400)
-    monkeypatch.setattr(picture_module.os, "access", lambda path, _: not Path(path).stat().st_mode & 0o200 == 0)
+    monkeypatch.setattr(writing.os, "access", lambda path, _: not Path(path).stat().st_mode & 0o200 == 0)
     with pytest.raises(PureError, match="write-protected"):
         check_output(tmp_path / "a.png", has_alpha=False)
 
@@ -492,7 +486,7 @@ def test_a_failure_in_the_middle_of_writing_keeps_the_old_file_and_no_remains(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(picture_module.os, "fsync", fail)
+    monkeypatch.setattr(writing.os, "fsync", fail)
     with pytest.raises(PureError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
         write_image(tmp_path / "a.png", photo_like())
     assert isinstance(error, KeyboardInterrupt) or "No space left" in str(caught.value)

@@ -22,8 +22,10 @@ from pure_jax.train.data.degradation import (
     Noise,
     _add_noise,
     apply,
+    apply_twice,
     degrade,
     draw,
+    recorded,
     usm_sharpen,
 )
 from pure_jax.train.data.degrade import degrade_folder, photo_seed
@@ -241,7 +243,41 @@ def test_usm_option_degrades_the_sharpened_input(photo):
     by_hand, _ = degrade(usm_sharpen(photo), REAL_ESRGAN, 3)
     np.testing.assert_array_equal(sharpened, by_hand)
     with pytest.raises(PureError, match="usm_gt"):
-        DegradationConfig(stages=(), jpeg_quality=(30, 95), usm_gt="both")
+        DegradationConfig(stages=(), jpeg_quality=(30, 95), usm_gt="output_only")
+
+
+def test_draws_read_back_from_json_give_the_same_image(photo):
+    for preset in PRESETS.values():
+        lq, drawn = degrade(photo, preset, 5)
+        again = recorded(json.loads(json.dumps(dataclasses.asdict(drawn))), "draws")
+        assert again == drawn
+        np.testing.assert_array_equal(apply(again, photo), lq)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mode": "lanczos"},
+        {"stages": []},
+        {"kernel": {"kind": "box"}},
+        {"kernel": {"kind": "sinc", "size": 10**6}},
+        {"kernel": {}},
+        {"sharpen": "yes"},
+        {"more": 1},
+    ],
+)
+def test_draws_that_cannot_be_repeated_are_refused(change):
+    values = dataclasses.asdict(draw(REAL_ESRGAN, np.random.default_rng(0))) | change
+    with pytest.raises(PureError, match="the file"):
+        recorded(values, "the file")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_applying_with_and_without_noise_at_once_is_the_same_as_twice(photo, seed):
+    drawn = draw(REAL_ESRGAN, np.random.default_rng(seed))
+    noisy, clean = apply_twice(drawn, photo)
+    np.testing.assert_array_equal(noisy, apply(drawn, photo))
+    np.testing.assert_array_equal(clean, apply(drawn, photo, noise=False))
 
 
 def test_draws_are_json_and_follow_the_table():
@@ -300,6 +336,29 @@ def test_folder_becomes_pairs_with_records(folder, tmp_path):
     assert rows[0]["levels"]["params"]["blur"] in ("small", "medium", "large")
     assert sorted(p.name for p in out.iterdir()) == ["gt", "lq", "pairs.jsonl"]
     assert len(list((out / "gt").iterdir())) == 3, "no temporary file stays behind"
+
+
+def test_recorded_draws_are_repeated(folder, tmp_path):
+    degrade_folder(folder, tmp_path / "a", crop=32, seed=3, sharpen="input_only")
+    degrade_folder(folder, tmp_path / "b", crop=32, replay=tmp_path / "a" / "pairs.jsonl")
+    for path in (tmp_path / "a").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+    (tmp_path / "empty.jsonl").touch()
+    for words, options in (
+        ("lists no pairs", {"replay": tmp_path / "empty.jsonl"}),
+        ("at the scale 4, not 2", {"replay": tmp_path / "a" / "pairs.jsonl", "scale": 2}),
+    ):
+        with pytest.raises(PureError, match=words):
+            degrade_folder(folder, tmp_path / "c", **options)
+
+
+def test_the_target_is_sharpened_if_asked_for(folder, tmp_path):
+    for sharpen in ("none", "both"):
+        degrade_folder(folder, tmp_path / sharpen, crop=32, sharpen=sharpen)
+    for path in (tmp_path / "none" / "gt").iterdir():
+        plain, sharp = (np.asarray(Image.open(tmp_path / s / "gt" / path.name)) for s in ("none", "both"))
+        wanted = np.round(usm_sharpen(plain.astype(np.float32) / 255) * 255)
+        np.testing.assert_array_equal(sharp, wanted)
 
 
 def test_adding_a_photo_changes_no_other_pair(folder, tmp_path):
@@ -384,9 +443,9 @@ def test_an_interruption_leaves_nothing_but_what_was_there(folder, tmp_path, mon
         if made:
             raise KeyboardInterrupt
         made.append(image)
-        return degrade(image, *rest)
+        return apply_twice(image, *rest)
 
-    monkeypatch.setattr("pure_jax.train.data.degrade.degrade", interrupted)
+    monkeypatch.setattr("pure_jax.train.data.degrade.apply_twice", interrupted)
     for destination in ("out", "new"):
         made.clear()
         with pytest.raises(KeyboardInterrupt):

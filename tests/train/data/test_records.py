@@ -1,183 +1,126 @@
-"""Records hold the codes of the right tiles of the right region, and survive the way to the disk and back."""
+"""Records survive the way to the disk and back; a folder that is not whole is refused in words."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordReader
 
-import pure_jax.train.data.records
 from pure_jax.errors import PureError
-from pure_jax.train.data.labels import blur_score, noise_score
-from pure_jax.train.data.photos import Photo
-from pure_jax.train.data.records import RecordRounds, Records, build_records, load_records, region_at, save_records
-from tests.models import tiny_config, tiny_model
-
-TILE = 16
-SIDE = 4 * TILE
-
-
-def position_photo(side: int = SIDE) -> Photo:
-    """Red counts the rows, green the columns; just as large as a region, so no crop is reduced."""
-    pixels = np.zeros((side, side, 3), np.uint8)
-    pixels[..., 0], pixels[..., 1] = np.mgrid[:side, :side]
-    return Photo("position", pixels, "A ramp.")
+from pure_jax.train.data.records import (
+    MANIFEST,
+    Manifest,
+    Record,
+    file_name,
+    manifest_values,
+    open_records,
+    scores,
+    unpack,
+    write_records,
+)
 
 
-def test_tiles_are_the_cut_of_one_region_in_reading_order():
-    for index in range(4):
-        lq, hq, *_ = region_at([position_photo()], TILE, seed=0, index=index)
-        assert lq.shape == hq.shape == (16, TILE, TILE, 3)
-        assert lq.dtype == hq.dtype == np.uint8
-        region, degraded = (
-            np.concatenate([np.concatenate(list(tiles[4 * row : 4 * row + 4]), axis=1) for row in range(4)])
-            for tiles in (hq, lq)
-        )
-        if (np.diff(region[..., 0].astype(int), axis=0) == 0).all():  # turned
-            region, degraded = region.swapaxes(0, 1), degraded.swapaxes(0, 1)
-        assert (np.diff(region[..., 0].astype(int), axis=0) == 1).all()
-        across = np.unique(np.diff(region[..., 1].astype(int), axis=1))
-        assert across in (-1, 1)
-        # The degraded tiles show the same place: means over 64 pixels follow the ramps in spite of the noise.
-        for channel, axis in ((0, 1), (1, 0)):
-            means = [image[..., channel].mean(axis=axis, dtype=float) for image in (region, degraded)]
-            assert np.corrcoef(*means)[0, 1] > 0.9
-        assert (degraded != region).any()
+def record(number: int, variants: int = 2, photo: str = "Дунай #1.jpg") -> Record:
+    """Whose codes and scores say its number."""
+    rng = np.random.default_rng(number)
+    return Record(
+        key=f"{photo}#0/0,{number}",
+        photo=photo,
+        region=[1, 2, 3],
+        flipped=True,
+        turned=False,
+        tile=[0, number],
+        hq_codes=rng.integers(64, size=(4, 4)).astype(np.uint16),
+        lq_codes=rng.integers(64, size=(variants, 4, 4)).astype(np.uint16),
+        params=np.full((variants, 2), number, np.float32),
+        twin=np.full((variants, 2), np.nan, np.float32),
+        draws=[{"mode": "area", "sigma": [0.1, None]}] * variants,
+        caption=f"Caption {number}.",
+        caption_source="captions.jsonl",
+        seed=7,
+        tokenizer="abc",
+        degrader=1,
+    )
 
 
-def test_regions_follow_from_seed_and_index():
-    photos = [position_photo()]
-
-    def same(a, b) -> bool:
-        return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
-
-    first = region_at(photos, TILE, 0, 5)
-    assert same(first, region_at(photos, TILE, 0, 5))
-    assert not same(first, region_at(photos, TILE, 0, 6))
-    assert not same(first, region_at(photos, TILE, 1, 5))
-
-
-def test_scores_are_those_of_the_draws(monkeypatch):
-    draws = []
-
-    def spy(image, *args, **kwargs):
-        out = original(image, *args, **kwargs)
-        draws.append((out[1], float(image.mean())))
-        return out
-
-    original = pure_jax.train.data.records.degrade
-    monkeypatch.setattr(pure_jax.train.data.records, "degrade", spy)
-    _, _, blur, noise, photo = region_at([position_photo()], TILE, 0, 0)
-    [(draw, mean)] = draws
-    assert (blur, noise, photo) == (blur_score(draw, scale=4), noise_score(draw, mean), 0)
-    assert 0 < mean < 1  # of pixels in [0, 1]
+def write_folder(folder, counts, tokenizer="abc", first=0, side=4, codebook=64):
+    """A whole folder of records, with so many in each file; numbered throughout."""
+    folder.mkdir()
+    options = {"variants": 2, "tile": 16}
+    manifest = Manifest(tokenizer, side, codebook, sum(counts), "", "", len(counts), options)
+    (folder / MANIFEST).write_text(json.dumps(manifest_values(manifest)))
+    for index, count in enumerate(counts):
+        write_records(folder / file_name(index, len(counts)), (record(first + i) for i in range(count)))
+        first += count
+    return folder
 
 
-@pytest.fixture(scope="module")
-def records() -> Records:
-    photos = [position_photo(), Photo("flat", np.full((90, 90, 3), 99, np.uint8), "Écluse, Дунаю.")]
-    return build_records(photos, tiny_config(tile_size=TILE), tiny_model(tile_size=TILE).params["vqgan"], 3, seed=0)
+def test_a_record_survives_the_disk(tmp_path):
+    found = open_records(write_folder(tmp_path / "r", [3, 0, 2]))
+    assert len(found) == 5
+    for number in range(5):
+        for field in dataclasses.fields(Record):
+            before, after = getattr(record(number), field.name), getattr(found[number], field.name)
+            np.testing.assert_array_equal(after, before)
+            assert type(after) is type(before)
+            assert getattr(after, "dtype", None) == getattr(before, "dtype", None)
 
 
-def test_records_hold_the_codes_of_every_tile(records):
-    model = tiny_model(tile_size=TILE)
-    assert len(records) == 48
-    assert records.lq_codes.shape == records.hq_codes.shape == (48, 4, 4)
-    assert records.lq_codes.dtype == records.hq_codes.dtype == np.uint16
-    photos = [position_photo(), Photo("flat", np.full((90, 90, 3), 99, np.uint8), "Écluse, Дунаю.")]
-    for index in range(3):
-        lq, hq, blur, noise, photo = region_at(photos, TILE, 0, index)
-        own = slice(16 * index, 16 * index + 16)
-        codes = model.encode(np.concatenate([lq, hq]))
-        np.testing.assert_array_equal(np.concatenate([records.lq_codes[own], records.hq_codes[own]]), codes)
-        np.testing.assert_array_equal(records.blur[own], np.float32(blur))
-        np.testing.assert_array_equal(records.noise[own], np.float32(noise))
-        assert {records.captions[i] for i in records.caption[own]} == {photos[photo].caption}
-    assert (records.lq_codes != records.hq_codes).any()
+def test_the_files_are_array_records(tmp_path):
+    """Read with the format's own reader, not with Grain."""
+    folder = write_folder(tmp_path / "r", [3])
+    reader = ArrayRecordReader(str(folder / file_name(0, 1)))
+    assert reader.num_records() == 3
+    assert [unpack(data).key for data in reader.read_all()] == [record(i).key for i in range(3)]
 
 
-def test_progress_counts_regions_and_no_region_is_a_mistake():
-    done: list[int] = []
-    params = tiny_model(tile_size=TILE).params["vqgan"]
-    build_records([position_photo()], tiny_config(tile_size=TILE), params, 2, 0, done.append)
-    assert done == [1, 2]
-    with pytest.raises(PureError, match="0 regions give no records"):
-        build_records([position_photo()], tiny_config(tile_size=TILE), params, 0, 0)
+def test_a_sample_of_scores_is_spread_over_all(tmp_path):
+    found = open_records(write_folder(tmp_path / "r", [9]))
+    assert scores(found, "params")[:, 0].tolist() == [i for i in range(9) for _ in range(2)]
+    assert scores(found, "params", sample=3)[:, 0].tolist() == [0, 0, 4, 4, 8, 8]
 
 
-def test_save_and_load_are_the_identity(records, tmp_path):
-    path = tmp_path / "new" / "records.npz"
-    save_records(path, records)
-    again = load_records(path)
-    assert again.captions == records.captions == ["A ramp.", "Écluse, Дунаю."]
-    for name in ("lq_codes", "hq_codes", "blur", "noise", "caption"):
-        before, after = getattr(records, name), getattr(again, name)
-        np.testing.assert_array_equal(before, after)
-        assert before.dtype == after.dtype
-    assert [file.name for file in path.parent.iterdir()] == ["records.npz"]
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("no folder", "holds no records; make them with `pure tokenize`"),
+        ("no manifest", "holds no records"),
+        ("old", "is not of this version"),
+        ("missing", "1 of the 2 files of .* are missing, the first records-00001-of-00002"),
+        ("text", "records-00001-of-00002.array_record is not a file of records"),
+        ("half", "records-00001-of-00002.array_record is not a file of records"),
+        ("empty", "has no record"),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_refused(tmp_path, damage, words):
+    folder = write_folder(tmp_path / "r", [0, 0] if damage == "empty" else [2, 2])
+    last = folder / file_name(1, 2)
+    if damage == "no folder":
+        folder = tmp_path / "absent"
+    elif damage == "no manifest":
+        (folder / MANIFEST).unlink()
+    elif damage == "old":
+        (folder / MANIFEST).write_text('{"format": 0}')
+    elif damage == "missing":
+        last.unlink()
+    elif damage == "text":
+        last.write_text("no records")
+    elif damage == "half":
+        whole = last.read_bytes()
+        last.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PureError, match=words):
+        open_records(folder)
 
 
-@pytest.mark.parametrize("damage", ["absent", "empty", "text", "half", "flipped", "array", "fields"])
-def test_a_file_that_holds_no_records_is_refused(records, tmp_path, damage):
-    path = tmp_path / "records.npz"
-    save_records(path, records)
+def test_a_damaged_record_is_named(tmp_path):
+    folder = write_folder(tmp_path / "r", [1])
+    path = folder / file_name(0, 1)
     whole = bytearray(path.read_bytes())
-    if damage == "absent":
-        path.unlink()
-    elif damage == "array":
-        path.unlink()
-        with open(path, "wb") as file:
-            np.save(file, np.zeros(3))
-    elif damage == "fields":
-        np.savez(path, lq_codes=records.lq_codes, captions=np.array(["A."]), more=np.zeros(1))
-    else:
-        whole[200] ^= 255
-        content = {"empty": b"", "text": b"no records", "half": whole[: len(whole) // 2], "flipped": whole}
-        path.write_bytes(content[damage])
-    with pytest.raises(PureError, match="does not exist" if damage == "absent" else "is not a records file"):
-        load_records(path)
-
-
-def test_words_of_a_tile_come_from_its_sharp_pixels():
-    config, params = tiny_config(tile_size=TILE), tiny_model(tile_size=TILE).params["vqgan"]
-    found = build_records([position_photo()], config, params, 1, 0, words=lambda tile: f"{tile.mean():.4f}")
-    _, hq, *_ = region_at([position_photo()], TILE, 0, 0)
-    assert [found.captions[i] for i in found.caption] == [f"{tile.mean():.4f}" for tile in hq]
-
-
-def numbered(made: list[int]):
-    """Records of two regions whose scores are the region's number; notes what was made."""
-
-    def make(first: int) -> Records:
-        made.append(first)
-        codes = np.zeros((32, 4, 4), np.uint16)
-        score = np.repeat(np.float32([first, first + 1]), 16)
-        return Records(codes, codes, score, score, np.zeros(32, np.int32), ["A."])
-
-    return make
-
-
-def test_every_round_holds_regions_of_its_own(tmp_path):
-    rounds = RecordRounds(tmp_path, 2, numbered([]))
-    assert len(rounds) == 32
-    for number in range(3):
-        assert set(rounds.epoch(number).blur) == {2 * number, 2 * number + 1}
-
-
-def test_a_run_that_goes_on_finds_its_round_on_the_disk(tmp_path):
-    before: list[int] = []
-    rounds = RecordRounds(tmp_path, 2, numbered(before))
-    for number in range(3):
-        rounds.epoch(number)
-    rounds.epoch(2)
-    after: list[int] = []
-    again = RecordRounds(tmp_path, 2, numbered(after))
-    assert set(again.epoch(2).blur) == {4, 5}
-    assert 4 not in after  # made by the first run; the next one may have been on its way
-    assert before[:3] == [0, 2, 4]
-
-
-def test_rounds_that_are_over_do_not_pile_up(tmp_path):
-    rounds = RecordRounds(tmp_path, 2, numbered([]))
-    for number in range(6):
-        rounds.epoch(number)
-    assert len(list(tmp_path.glob("round-*.npz"))) <= 4
+    place = bytes(whole).find(b"\x28\xb5\x2f\xfd")  # zstd's magic number: the record's own bytes
+    whole[place + 20] ^= 255
+    path.write_bytes(whole)
+    with pytest.raises(PureError, match="cannot be read|is not a file of records"):
+        open_records(folder)[0]

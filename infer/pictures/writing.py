@@ -1,0 +1,197 @@
+"""Pictures into files: checked before the long work starts, and never half-written."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, features
+from PIL.PngImagePlugin import PngInfo
+
+from pure_jax.errors import PureError
+from pure_jax.files import not_writable, replacing
+from pure_jax.infer.pictures import deep
+from pure_jax.infer.pictures.picture import Picture, to_image
+from pure_jax.infer.pictures.reading import Frames
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """How Pillow writes a format, and what the format can hold."""
+
+    format: str
+    longest_side: int  # pixels
+    options: dict[str, Any] = field(default_factory=dict)
+    lossy: bool = False
+    alpha: bool = True
+    frames: bool = True
+    deep: bool = False  # 16 bits a channel
+
+
+_PNG = _Encoder("PNG", 2**31 - 1, deep=True)
+_JPEG = _Encoder("JPEG", 65_500, {"quality": 95, "subsampling": 0}, lossy=True, alpha=False, frames=False)
+_WEBP = _Encoder("WEBP", 16_383, {"quality": 95}, lossy=True)
+_AVIF = _Encoder("AVIF", 65_535, {"quality": 90, "subsampling": "4:4:4"}, lossy=True)
+_TIFF = _Encoder("TIFF", 2**31 - 1, {"compression": "tiff_adobe_deflate"}, deep=True)
+_ENCODERS = {
+    ".png": _PNG,
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": _WEBP,
+    ".avif": _AVIF,
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+}
+_SUFFIXES = ".png, .jpg, .jpeg, .webp, .avif, .tif or .tiff"
+_XMP_TAG = 700
+_LARGEST_IN_JPEG = 65_400  # bytes of a block, with room for its header
+_DIRECTORIES = {0x8769, 0x8825}  # of EXIF: exposure, place
+
+
+def is_output_name(path: str | os.PathLike[str]) -> bool:
+    """Whether a name ends like one of the formats that pictures are written in."""
+    return Path(path).suffix.lower() in _ENCODERS
+
+
+def check_kind(
+    path: str | os.PathLike[str],
+    *,
+    has_alpha: bool = False,
+    size: tuple[int, int] | None = None,
+    frames: int = 1,
+    quality: int | None = None,
+) -> None:
+    """Make sure that the format of `path`'s suffix can hold a picture; looks at no disk.
+
+    size: (width, height) in pixels, if known; JPEG, WebP and AVIF have limits. quality: 1 ... 100, of lossy formats.
+    Raises PureError if the suffix is of no format, or if the format cannot hold the picture.
+    """
+    name = repr(str(path))
+    encoder = _ENCODERS.get(Path(path).suffix.lower())
+    if encoder is None:
+        raise PureError(f"output {name} needs a name that ends in {_SUFFIXES}")
+    if encoder.format in ("AVIF", "WEBP") and not features.check(encoder.format.lower()):
+        raise PureError(
+            f"output {name} cannot be written, as this Pillow was built without {encoder.format}; write .png"
+        )
+    if has_alpha and not encoder.alpha:
+        raise PureError(f"output {name} cannot hold transparency, which the picture has; write .png or .webp instead")
+    if frames > 1 and not encoder.frames:
+        raise PureError(f"output {name} cannot hold {frames} frames; write .png, .webp, .avif or .tif instead")
+    if size and max(size) > encoder.longest_side:
+        raise PureError(
+            f"output {name} cannot hold {size[0]}x{size[1]} pixels ({encoder.format} ends at {encoder.longest_side} "
+            "a side); write .png instead"
+        )
+    if quality is not None and not encoder.lossy:
+        raise PureError(f"--quality has no meaning for output {name}, which loses nothing; leave it out")
+    if quality is not None and not 1 <= quality <= 100:
+        raise PureError(f"the quality is {quality}, but it must lie in 1 ... 100")
+
+
+def check_frames(
+    path: str | os.PathLike[str], frames: Frames, sizes: Sequence[tuple[int, int]], quality: int | None = None
+) -> None:
+    """Make sure that the format of `path`'s suffix can hold the results of all frames, which will have these sizes.
+
+    Raises PureError as `check_kind` does, or if they differ in size and the format has no pages of their own for them.
+    """
+    has_alpha = any(picture.alpha is not None for picture in frames.pictures)
+    check_kind(path, has_alpha=has_alpha, size=sizes[0], frames=len(sizes), quality=quality)
+    if len(set(sizes)) > 1 and _ENCODERS[Path(path).suffix.lower()] is not _TIFF:
+        raise PureError(f"output {str(path)!r} cannot hold frames of different sizes; write .tif instead")
+
+
+def check_output(path: str | os.PathLike[str], *, has_alpha: bool, size: tuple[int, int] | None = None) -> None:
+    """Make sure, before work starts, that a picture can be written to `path`: `check_kind` and `check_place`."""
+    check_kind(path, has_alpha=has_alpha, size=size)
+    check_place(path)
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raises PureError if a file cannot be written to `path`; leaves nothing behind."""
+    path = Path(path)
+    name = repr(str(path))
+    try:
+        if path.is_dir():
+            raise PureError(f"output {name} is a directory; give the name of a file")
+        if not path.parent.is_dir():
+            raise PureError(f"the directory of output {name} does not exist; create it first")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PureError(f"output {name} exists and is write-protected; choose another name")
+        # Trying is the only answer that holds for root, network shares and read-only mounts alike.
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise not_writable(path, error) from error
+
+
+def encode(suffix: str, frames: Frames, quality: int | None = None) -> bytes:
+    """The bytes of a file of the suffix's format: PNG, JPEG, WebP, AVIF or TIFF, with all that its Pictures hold.
+
+    JPEG and WebP have a quality of 95 by default, AVIF of 90, and keep the full resolution of colours. 16 bits a
+    channel stay so in PNG and TIFF, if the extra `photos` is installed. Several frames become an animation, or pages of
+    a TIFF file. What the format cannot hold is for `check_kind` to refuse.
+    """
+    encoder, pictures = _ENCODERS[suffix.lower()], frames.pictures
+    if encoder.deep and deep.available() and all(picture.fine is not None for picture in pictures):
+        if encoder is _TIFF:
+            return deep.encode_tiff(pictures)
+        if len(pictures) == 1:
+            return deep.encode_png(pictures[0])
+    options = encoder.options | ({} if quality is None else {"quality": quality})
+    if len(pictures) > 1:
+        options = options | {"save_all": True, "append_images": [to_image(picture) for picture in pictures[1:]]}
+        if encoder is not _TIFF:
+            options |= {"duration": frames.durations or 1000}
+            options |= {} if encoder is _AVIF else {"loop": frames.loop}
+    buffer = io.BytesIO()
+    image = to_image(pictures[0])
+    image.save(buffer, encoder.format, **options | _about(encoder, pictures[0]))
+    return buffer.getvalue()
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file as a whole: `path` holds either all of it or what it held before.
+
+    Raises PureError for a full disk or any other failure to write.
+    """
+    with replacing(Path(path)) as beside, beside.open("xb") as file:
+        file.write(data)
+
+
+def write_image(path: str | os.PathLike[str], image: Image.Image) -> None:
+    """Write a PIL image of mode L, LA, RGB or RGBA in the format of the suffix, with its colour profile.
+
+    Raises PureError as `check_output` and `write_bytes` do.
+    """
+    check_output(path, has_alpha=image.has_transparency_data, size=image.size)
+    encoder, buffer = _ENCODERS[Path(path).suffix.lower()], io.BytesIO()
+    image.save(buffer, encoder.format, icc_profile=image.info.get("icc_profile"), **encoder.options)
+    write_bytes(path, buffer.getvalue())
+
+
+def _about(encoder: _Encoder, picture: Picture) -> dict[str, Any]:
+    """Pillow's options for the profile and what the picture says about itself."""
+    about: dict[str, Any] = {"icc_profile": picture.icc}
+    largest = _LARGEST_IN_JPEG if encoder is _JPEG else 1 << 30
+    exif = Image.Exif()
+    if picture.exif and len(picture.exif) <= largest:
+        exif.load(picture.exif)
+    if not picture.xmp or len(picture.xmp) > largest:
+        pass
+    elif encoder is _PNG:
+        about["pnginfo"] = PngInfo()
+        about["pnginfo"].add_itxt("XML:com.adobe.xmp", picture.xmp.decode())
+    elif encoder is _TIFF:
+        exif[_XMP_TAG] = picture.xmp
+    else:
+        about["xmp"] = picture.xmp
+    if encoder is _TIFF and _DIRECTORIES & set(exif):
+        about["compression"] = "raw"  # what Pillow compresses through libtiff cannot hold directories in a directory
+    return about | ({"exif": exif} if len(exif) else {})
