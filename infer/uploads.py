@@ -44,6 +44,8 @@ def read_upload(data: bytes, scale: float, limits: Limits) -> Picture:
     """
     if len(data) > limits.bytes:
         raise too_many_bytes(limits)
+    if not data:
+        raise PureError("the upload is empty (0 bytes); send a photo's file")
     picture = decode(data, "the upload").pictures[0]
     width, height = output_size(picture, scale)
     if width * height > limits.pixels:

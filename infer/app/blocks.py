@@ -15,6 +15,7 @@ from pure_jax.infer.contract import check_seed
 from pure_jax.infer.pictures.colour import COLOUR_FIXES
 
 DEFAULT = "the model's own"
+CSS = "#preview img { width: 100%; height: 100%; object-fit: contain; }"  # small photos as large as the place allows
 
 
 def blocks(sessions: Sessions, name: str) -> gr.Blocks:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,6 +39,9 @@ class App:
     """Open the page in this machine's browser."""
 
     def run(self) -> None:
+        import tempfile
+        import threading
+
         from pure_jax.infer.uploads import Limits
 
         require_extra("app", "gradio")
@@ -60,7 +61,7 @@ class App:
             # Uploads and results go when the app ends. Gradio reads this when it is imported.
             os.environ["GRADIO_TEMP_DIR"] = folder
             os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-            from pure_jax.infer.app.blocks import blocks
+            from pure_jax.infer.app.blocks import CSS, blocks
             from pure_jax.infer.app.session import Sessions
 
             sessions = Sessions(Restorer(model), limits, Path(folder))
@@ -75,6 +76,7 @@ class App:
                 max_file_size=limits.bytes,
                 ssr_mode=False,
                 footer_links=[],
+                css=CSS,
             )
             print(f"the app is at {url} (Ctrl-C ends it)", flush=True)
             try:

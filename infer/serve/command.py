@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pure_jax.errors import PureError
+
+if TYPE_CHECKING:
+    import socket
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -91,6 +93,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         PureError: no such address here, no such port, or one that is taken or forbidden.
     """
+    import socket
+
     if not 0 <= port < 2**16:
         raise PureError(f"the port is {port}, but it must lie in 0 ... {2**16 - 1}")
     try:

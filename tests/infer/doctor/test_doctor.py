@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -135,6 +136,14 @@ def test_a_busy_machine_is_told(monkeypatch):
     assert any("load 100.0 on 2 cores" in trouble for trouble in troubles())
     monkeypatch.setattr(surroundings.os, "getloadavg", lambda: (0.5, 0.0, 0.0))
     assert not any("busy" in trouble for trouble in troubles())
+
+
+def test_the_extras_that_are_named_are_declared(monkeypatch):
+    root = Path(__file__).resolve().parents[3]
+    declared = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert surroundings.EXTRAS.keys() <= declared.keys()
+    monkeypatch.setattr(surroundings, "find_spec", lambda name: None if name == "gradio" else name)
+    assert [extra for extra, there in surroundings.extras().items() if not there] == ["app"]
 
 
 def test_versions_and_devices_are_the_installed_ones():

@@ -19,7 +19,8 @@ from pure_jax.__main__ import main
 from pure_jax.errors import PureError
 from pure_jax.infer.facts import facts_of
 from pure_jax.infer.pictures.heatmap import entropy_heatmap
-from pure_jax.infer.pictures.picture import Picture, as_picture
+from pure_jax.infer.pictures.picture import Picture
+from pure_jax.infer.pictures.reading import as_picture
 from pure_jax.infer.restore import Restoration
 from pure_jax.infer.seeing import page as module
 from pure_jax.infer.seeing.outputs import Shown
@@ -41,9 +42,7 @@ def result(mode: str = "RGB") -> Restoration:
     channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
     pixels = np.random.default_rng(1).integers(1, 255, (40, 60, *channels), np.uint8)
     entropy = np.linspace(0, MOST, 150, dtype=np.float32).reshape(10, 15)
-    return Restoration(
-        Image.fromarray(pixels), {"blur": "large", "noise": "small"}, "A <b>cat</b>.", entropy, [], ["a & b"]
-    )
+    return Restoration(as_picture(pixels), {"blur": "large", "noise": "small"}, "A <b>cat</b>.", entropy, [], ["a & b"])
 
 
 def told() -> dict[str, Any]:
