@@ -254,6 +254,9 @@ class TokenizeConfig:
     """Unsharp mask: none, input_only (what is degraded, not the target) or both."""
     largest_reduction: float = 1.0
     """Half of the regions are cut larger, up to so many times, and shrunk; 1 keeps the photo's own pixels."""
+    pad: bool = False
+    """Mirror photos that are smaller than a region at their right and lower edge, from 3/4 of its side up (by area),
+    instead of leaving them out."""
     twin: bool = True
     """Measure blur and noise against a degradation without noise, beside computing them from the draws."""
     seed: int = 0

@@ -105,7 +105,7 @@ def prepare(
         PureError: no folder, no photos, captions that name none of them; options that do not fit the tokenizer.
     """
     if not photos.is_dir():
-        raise PureError(f"{photos} is not a folder of photos; give one with --photos")
+        raise PureError(f"{photos} is not a folder of photos; name another one")
     if captions is not None and not captions.is_file():
         raise PureError(f"{captions} is not a file of captions; give another with --captions")
     source = captions or photos / "captions.jsonl"

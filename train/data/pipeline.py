@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import grain
 import numpy as np
 
 from pure_jax.errors import PureError
-from pure_jax.train.data.records import Record, RecordSet
+from pure_jax.train.data.records import Record, RecordSet, installed
+
+if TYPE_CHECKING:
+    import grain
 
 Row = tuple[np.ndarray, np.ndarray]
 """tokens and labels, int32 [length], of the same length for every record."""
@@ -36,6 +38,9 @@ def places(sizes: Sequence[int], weights: Sequence[float], seed: int) -> grain.M
     """
     if len(weights) != len(sizes) or not all(0 < weight < 1e9 for weight in weights):
         raise PureError(f"{list(weights)} are no weights of {len(sizes)} folders of records; give each one above 0")
+
+    with installed():
+        import grain
 
     def order(folder: int, size: int) -> grain.MapDataset[Place]:
         # Grain adds the epoch's number to its seed: neighbouring seeds would read each other's epochs.
@@ -86,5 +91,7 @@ def batches(
 
 def stream(dataset: grain.MapDataset[Any], threads: int | None = None) -> grain.DatasetIterator[Any]:
     """The batches one after the other, made ahead by threads; `get_state` and `set_state` say and set where it is."""
+    with installed():
+        import grain
     threads = threads or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))

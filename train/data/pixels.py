@@ -14,7 +14,7 @@ from pure_jax.train.data.job import Job
 from pure_jax.train.data.labels import blur_score, energy_to_keep, measured_scores, noise_score
 from pure_jax.train.data.photos import read_photo
 from pure_jax.train.data.records import Record
-from pure_jax.train.data.regions import SCALE, Region, cut_region, cut_tiles, draw_region, enlarged
+from pure_jax.train.data.regions import SCALE, Region, cut_region, cut_tiles, draw_region, enlarged, padded
 
 
 class Pixels(NamedTuple):
@@ -37,6 +37,7 @@ def make_pixels(job: Job, name: str, crop: int) -> tuple[str, Pixels | str | Non
         pixels = read_photo(job.photos / name)
     except Exception as error:  # broken files make Pillow raise OSError, SyntaxError, struct.error and more
         return name, None if crop else f"{error}"
+    pixels = padded(pixels, size) if options.pad else pixels
     height, width = pixels.shape[:2]
     if min(height, width) < size:
         return name, None if crop else f"its {width}x{height} pixels are fewer than a region's {size}x{size}"

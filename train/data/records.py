@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,21 @@ FORMAT = 1
 MANIFEST = "records.json"
 """In a folder of records: what decided them."""
 MAKE = "make them with `pure tokenize`"
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Around the import of Grain or ArrayRecord, which only records need.
+
+    Raises:
+        PureError: it is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise PureError(
+            'records need the packages grain and array_record: pip install "pure-jax[train]" (Linux or macOS)'
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +112,8 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
     Raises:
         OSError: it cannot be written.
     """
-    from array_record.python.array_record_module import ArrayRecordWriter
-
+    with installed():
+        from array_record.python.array_record_module import ArrayRecordWriter
     writer, count = ArrayRecordWriter(str(path), "group_size:1,zstd:3"), 0
     for record in records:
         writer.write(record.pack())
@@ -120,8 +136,8 @@ class RecordSet:
 
     @cached_property
     def _source(self) -> Any:
-        from grain.sources import ArrayRecordDataSource
-
+        with installed():
+            from grain.sources import ArrayRecordDataSource
         files = self.manifest.files
         return ArrayRecordDataSource([str(self.directory / file_name(i, files)) for i in range(files)])
 

@@ -23,6 +23,21 @@ class Region:
     turned: bool = False
 
 
+SMALLEST = 0.75
+"""Of a region's side: the side of the smallest square photo that is padded (SeeSR's 384 of 512 pixels)."""
+
+
+def padded(pixels: np.ndarray, size: int) -> np.ndarray:
+    """A photo uint8 [H, W, 3], mirrored at the right and below to at least `size`, without repeating the edge pixel.
+
+    One whose area is below that of SMALLEST * size squared stays as it is.
+    """
+    height, width = pixels.shape[:2]
+    if height * width < (SMALLEST * size) ** 2 or min(height, width) >= size:
+        return pixels
+    return np.pad(pixels, ((0, max(0, size - height)), (0, max(0, size - width)), (0, 0)), mode="reflect")
+
+
 def draw_region(
     height: int, width: int, size: int, rng: np.random.Generator, *, largest_reduction: float, turned: float
 ) -> Region:

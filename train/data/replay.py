@@ -15,7 +15,7 @@ from pure_jax.train.data.degradation import VERSION, apply, recorded
 from pure_jax.train.data.photos import read_photo
 from pure_jax.train.data.pixels import sharpened
 from pure_jax.train.data.records import Record, open_records
-from pure_jax.train.data.regions import SCALE, Region, cut_region, cut_tiles
+from pure_jax.train.data.regions import SCALE, Region, cut_region, cut_tiles, padded
 
 INDEX = "pictures.jsonl"
 
@@ -63,6 +63,8 @@ def write_pictures(records: Path, photos: Path, destination: Path, limit: int | 
             try:
                 if record.photo != name:
                     photo, name = read_photo(photos / record.photo), record.photo
+                    if options["pad"]:
+                        photo = padded(photo, options["tile"] * options["tiles_per_side"])
                 if max(record.region[:2]) + record.region[2] > max(photo.shape[:2]):
                     raise ValueError("it is smaller than it was")
             except Exception as error:  # broken files make Pillow raise OSError, SyntaxError, struct.error and more

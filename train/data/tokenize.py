@@ -76,7 +76,8 @@ def _begin(out: Path, manifest: Manifest) -> None:
             for name, words in OTHER.items():
                 if name in changed:
                     raise PureError(f"{out} was begun with {words}; give the same or a new folder")
-            for name, (stored, own) in sorted(changed.items()):
+            # what was said before what follows from it
+            for name, (stored, own) in sorted(changed.items(), key=lambda item: not item[0].startswith("options.")):
                 raise PureError(f"{out} was begun with {name} {stored!r}, not {own!r}; give the same or a new folder")
         elif any(out.glob("*.array_record")):
             raise PureError(f"{out} holds records, but no {MANIFEST}; name a new folder")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader
 
 from pure_jax.errors import PureError
+from pure_jax.train.data.pipeline import places
 from pure_jax.train.data.records import (
     MANIFEST,
     Manifest,
@@ -75,6 +77,15 @@ def test_the_files_are_array_records(tmp_path):
     reader = ArrayRecordReader(str(folder / file_name(0, 1)))
     assert reader.num_records() == 3
     assert [unpack(data).key for data in reader.read_all()] == [record(i).key for i in range(3)]
+
+
+def test_without_the_packages_it_is_said_what_to_install(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "r", [1])
+    for name in ("grain", "grain.sources", "array_record.python.array_record_module"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it could not be found
+    for work in (lambda: open_records(folder), lambda: write_records(tmp_path / "x", []), lambda: places([2], [1], 0)):
+        with pytest.raises(PureError, match="pip install"):
+            work()
 
 
 def test_a_sample_of_scores_is_spread_over_all(tmp_path):

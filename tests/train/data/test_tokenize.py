@@ -9,6 +9,7 @@ import logging
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import map_coordinates
 
 import pure_jax.train.data.tokenize as module
 from pure_jax.errors import PureError
@@ -19,6 +20,7 @@ from pure_jax.train.data.job import Shard, prepare, read_shard
 from pure_jax.train.data.labels import blur_score, noise_score, twin_scores
 from pure_jax.train.data.pixels import sharpened
 from pure_jax.train.data.records import open_records
+from pure_jax.train.data.regions import padded
 from pure_jax.train.data.replay import write_pictures
 from pure_jax.train.data.tokenize import tokenize
 from tests.disk import files_limited_to
@@ -235,6 +237,25 @@ def test_targets_are_sharpened_only_if_that_is_asked_for():
         np.testing.assert_allclose(hq / 255, np.clip(target, 0, 1), atol=0.5001 / 255)
         np.testing.assert_allclose(clean, hq / 255, atol=1e-6)
         np.testing.assert_array_equal(degraded, source)
+
+
+def test_small_photos_are_mirrored_if_asked_for(photos, tmp_path):
+    """As scipy mirrors, and pictures of such records can be made again."""
+    photo = np.asarray(Image.open(photos / "a.png").convert("RGB"))
+    assert photo.shape[:2] == (48, 60)
+    grown = padded(photo, 64)
+    assert grown.shape[:2] == (64, 64)
+    rows, columns = np.mgrid[:64, :64]
+    for channel in range(3):
+        mirrored = map_coordinates(photo[..., channel], [rows, columns], order=0, mode="mirror")
+        np.testing.assert_array_equal(grown[..., channel], mirrored)
+    assert padded(photo, 40) is photo and padded(photo, 80) is photo  # large enough; too small
+    options = dataclasses.replace(OPTIONS, tiles_per_side=4, crops=1, variants=1, pad=True, twin=False)
+    job = dataclasses.replace(prepare(photos, image_tokenizer(), options), names=["a.png"])
+    assert tokenize(job, tmp_path / "out").records == 16
+    assert write_pictures(tmp_path / "out", photos, tmp_path / "pictures", low=False) == 16
+    last = np.asarray(Image.open(tmp_path / "pictures" / "00015.png"))
+    np.testing.assert_array_equal(tiny_model(tile_size=TILE).encode(last), open_records(tmp_path / "out")[15].hq_codes)
 
 
 def test_shards_are_read_from_words():
