@@ -22,7 +22,9 @@ from pure_jax.infer.app.command import App
 from pure_jax.infer.command import Benchmark, Evaluate, Restore
 from pure_jax.infer.doctor.command import Doctor, Models
 from pure_jax.infer.serve.command import Serve
-from pure_jax.train.command import Compile, Degrade, Plot, Replay, Tokenize, Train
+from pure_jax.train.ahead.command import Compile
+from pure_jax.train.command import Plot, Train
+from pure_jax.train.data.command import Degrade, Replay, Tokenize
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "restore": Restore,

@@ -1,4 +1,4 @@
-"""`pure train`, with its steps in their order, `pure tokenize`, `pure plot` and `pure degrade`."""
+"""`pure train`, with its steps in the order in which they make a model, and `pure plot`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tyro.conf import subcommand
 from pure_jax.config import PRESETS, ModelConfig, SamplingConfig, from_dict
 from pure_jax.errors import PureError
 from pure_jax.train.cluster import ClusterConfig
-from pure_jax.train.config import LanguageModelTrainConfig, TextConfig, TokenizeConfig, VQGANTrainConfig
+from pure_jax.train.config import LanguageModelTrainConfig, TextConfig, VQGANTrainConfig
+from pure_jax.train.reading import read_names, read_words
 
 if TYPE_CHECKING:
     from pure_jax.train.recipes.language_model import LanguageModelRecipe
@@ -25,23 +26,6 @@ def _preset(name: str) -> ModelConfig:
     if name not in PRESETS:
         raise PureError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]()
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PureError(f"cannot read {path} as text: {error}") from error
-
-
-def _names(path: Path | None) -> list[str] | None:
-    """The lines of a list of file names; None without one."""
-    if path is None:
-        return None
-    names = [line.strip() for line in _read(path).splitlines() if line.strip()]
-    if not names:
-        raise PureError(f"{path} names no photo; write one file name a line")
-    return names
 
 
 @dataclass(frozen=True)
@@ -302,14 +286,17 @@ class Export:
             raise PureError(f"dtype is {self.dtype!r}, but it must be one of {', '.join(DTYPES[1:])}")
         if self.sampling is not None:
             try:
-                changes = json.loads(_read(self.sampling))
+                changes = json.loads(read_words(self.sampling))
             except ValueError as error:
                 raise PureError(f"{self.sampling} is not JSON: {error}") from error
             if not isinstance(changes, dict):
                 raise PureError(f"{self.sampling} must hold a JSON object, not {type(changes).__name__}")
             sampling = from_dict(SamplingConfig, asdict(config.sampling) | changes, str(self.sampling))
             config = dataclasses.replace(config, sampling=sampling)
-        tokenizer, card = _read(self.tokenizer), _read(self.card) if self.card else "# A model made by pure-jax\n"
+        tokenizer, card = (
+            read_words(self.tokenizer),
+            read_words(self.card) if self.card else "# A model made by pure-jax\n",
+        )
         vqgan = load_image_tokenizer(self.vqgan).params
         vocabulary = load_vocabulary(self.tokenizer, config.codes_per_grid, config.vqgan.codebook_size)
         transformer = trained_params(Run(self.lm), config, vocabulary, vqgan["quantizer"]["codebook"])
@@ -356,7 +343,7 @@ class TrainDemo:
         kind = DemoRun if self.recipe in RECIPES else NsarmRun
         recipe = with_steps(known[self.recipe](), self.steps, kind.networks)
         deadline = None if self.hours is None else time.monotonic() + self.hours * 3600
-        run = kind(self.photos, self.out, recipe, _names(self.val_names), self.niqe, deadline)
+        run = kind(self.photos, self.out, recipe, read_names(self.val_names), self.niqe, deadline)
         try:
             print(f"{run.run(self.words())}: finished")
         except TimeIsUp as stage:
@@ -402,82 +389,6 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Tokenize:
-    """Turn photos into records for `pure train lm`: codes of tiles and of their degradations; goes on where it stopped.
-
-    Any number of processes share the work: with --shard, or as jax.distributed numbers them.
-    """
-
-    photos: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTOS")]
-    """Folder of photos, and of folders of photos; captions.jsonl may lie there with captions and splits."""
-    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RECORDS")]
-    """Folder of records; the same one for all processes."""
-    model: str | None = None
-    """Whose image tokenizer: a model directory, --out of `pure train vqgan`, LlamaGen's file; by default the demo's."""
-    captions: Path | None = None
-    """Captions of the photos, JSON lines with file and caption; by default captions.jsonl in PHOTOS."""
-    split: str = "train"
-    """Photos that the captions put into another split are left out."""
-    shard: str | None = None
-    """Which part of the files this process makes, as 0/4 ... 3/4; by default all, or one for each process of jax."""
-    workers: int | None = None
-    """Threads that read and degrade photos; by default one for each core."""
-    quiet: bool = False
-    """Print nothing but errors and skipped photos."""
-    options: Annotated[TokenizeConfig, tyro.conf.arg(name="")] = field(default_factory=TokenizeConfig)
-    interrupted: ClassVar[str] = "whole files of records stay; the same command continues with the next one"
-
-    def run(self) -> None:
-        import os
-        import time
-
-        from rich.console import Console
-        from rich.progress import Progress
-
-        from pure_jax.train.data.image_tokenizer import load_image_tokenizer
-        from pure_jax.train.data.job import prepare, read_shard
-        from pure_jax.train.data.tokenize import tokenize
-
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if self.workers is not None and self.workers < 1:
-            raise PureError(f"{self.workers} workers read nothing; give 1 or more")
-        shard, began = read_shard(self.shard), time.monotonic()
-        tokenizer = load_image_tokenizer(None if self.model is None else Path(self.model))
-        job = prepare(self.photos, tokenizer, self.options, split=self.split, captions=self.captions)
-        with Progress(console=Console(stderr=True), disable=self.quiet) as progress:
-            task = progress.add_task("photos", total=job.photos_of(shard))
-            advance = lambda count: progress.advance(task, count)  # noqa: E731
-            report = tokenize(job, self.out, shard, self.workers or cores, advance)
-        if not self.quiet:
-            there = f", {report.there} files were there" if report.there else ""
-            skipped = f", {report.skipped} photos skipped" if report.skipped else ""
-            seconds = time.monotonic() - began
-            print(f"{self.out}: {report.records} records in {report.files} files, {seconds:.1f} s{there}{skipped}")
-
-
-@dataclass(frozen=True)
-class Replay:
-    """Make the pictures of records again, from the photos and the recorded draws, for captioners and estimators."""
-
-    records: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RECORDS")]
-    """Folder that `pure tokenize` made."""
-    photos: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTOS")]
-    """The photos that it was made of."""
-    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
-    """New folder for the pictures and pictures.jsonl, which says whose they are."""
-    limit: int | None = None
-    """The first so many records; by default all."""
-    low: bool = True
-    """The low-quality pictures too, at their own size."""
-
-    def run(self) -> None:
-        from pure_jax.train.data.replay import write_pictures
-
-        count = write_pictures(self.records, self.photos, self.out, self.limit, self.low)
-        print(f"{self.out}: pictures of {count} records")
-
-
-@dataclass(frozen=True)
 class Plot:
     """Draw what a training run has logged: losses, accuracies, learning rate, gradients, over the steps."""
 
@@ -500,109 +411,3 @@ class Plot:
             refuse_existing(out, self.overwrite)
         require_writable(out)
         print(f"{out}: {', '.join(plot_run(self.run_folder, out))}")
-
-
-@dataclass(frozen=True)
-class Compile:
-    """Compile the training step and the decode loop for a TPU slice, on any machine, and tell whether they fit."""
-
-    topology: str
-    """The slice, such as v5p:4x4x8, v5e:16x16 or v6e:2x2."""
-    mesh: str | None = None
-    """Its devices, such as fsdp=128,tensor=2; by default the recipe's."""
-    recipe: str = "pure_7b"
-    """pure_7b, pure_7b_lora, demo, tiny, or a .json file."""
-    set: tuple[str, ...] = ()
-    """Values of the recipe to change, each PART.FIELD=VALUE, such as train.batch=256 train.remat=dots."""
-    programs: tuple[Literal["train", "decode"], ...] = ("train", "decode")
-    """Which of the two."""
-    pictures: int | None = None
-    """Pictures that are decoded together; by default one for each part of data x fsdp."""
-    mfu: float = 0.5
-    """Share of the chips' bfloat16 rate for which tokens per second are told."""
-    json: bool = False
-    """Print JSON instead of text."""
-
-    def run(self) -> None:
-        from pure_jax.train.ahead.chips import prepare
-
-        if not 0 < self.mfu <= 1:
-            raise PureError(f"mfu is {self.mfu}, but it must lie in 0 ... 1")
-        if self.pictures is not None and self.pictures < 1:
-            raise PureError(f"pictures is {self.pictures}, but it must be 1 or more")
-        prepare()
-        from pure_jax.train.ahead.compilation import compile_for, text_of
-        from pure_jax.train.recipes.language_model import language_model_recipe
-        from pure_jax.train.sharding import mesh_sizes
-
-        recipe = language_model_recipe(self.recipe, self.set)
-        mesh = self.mesh or recipe.mesh
-        pictures = self.pictures or (1 if mesh is None else mesh_sizes(mesh)[0] * mesh_sizes(mesh)[1])
-        found = compile_for(recipe, self.topology, mesh, self.programs, pictures, self.mfu)
-        print(json.dumps(found, indent=1) if self.json else text_of(found))
-
-
-@dataclass(frozen=True)
-class Degrade:
-    """Make a test set: degrade a folder of photos with the Real-ESRGAN pipeline (training draws from the same)."""
-
-    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
-    """Folder of photos; captions.jsonl may lie there with their splits and captions."""
-    destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
-    """Empty or new folder; gets gt/, lq/ and pairs.jsonl, all of it or nothing."""
-    scale: int = 4
-    """How many times smaller the low-quality pictures are, along each side."""
-    seed: int = 0
-    """The same seed and file name give the same degradation."""
-    preset: str = "real-esrgan"
-    """real-esrgan, mild or light"""
-    crop: int | None = None
-    """Side of the square cut out of each photo's centre; by default all of it."""
-    split: str | None = None
-    """Only the photos that captions.jsonl puts in this split."""
-    names: Path | None = None
-    """Text file with the names of the photos to take, one a line; by default all."""
-    limit: int | None = None
-    """Take the first so many photos by name; by default all."""
-    sharpen: str = "none"
-    """Unsharp mask: none, input_only (what is degraded, not the target) or both."""
-    replay: Path | None = None
-    """pairs.jsonl of an earlier call: repeat its draws, for its photos, instead of drawing with --seed."""
-    overwrite: bool = False
-    """Replace the pairs that lie in the destination; by default it must be empty."""
-    quiet: bool = False
-    """Print nothing but errors, and the object of --json."""
-    json: bool = False
-    """Print one JSON object on stdout instead: destination, pairs (their number), scale, seed, preset."""
-
-    def run(self) -> None:
-        import logging
-
-        from pure_jax.train.data.degrade import degrade_folder
-
-        logger = logging.getLogger("pure_jax")
-        level = logger.level
-        if self.quiet:
-            logger.setLevel(logging.ERROR)  # a photo that was skipped is a warning
-        try:
-            count = degrade_folder(
-                self.source,
-                self.destination,
-                scale=self.scale,
-                seed=self.seed,
-                preset=self.preset,
-                crop=self.crop,
-                split=self.split,
-                names=_names(self.names),
-                limit=self.limit,
-                sharpen=self.sharpen,
-                replay=self.replay,
-                overwrite=self.overwrite,
-            )
-        finally:
-            logger.setLevel(level)
-        if self.json:
-            facts = {"pairs": count, "scale": self.scale, "seed": self.seed, "preset": self.preset}
-            print(json.dumps({"destination": str(self.destination)} | facts))
-        elif not self.quiet:
-            print(f"{self.destination}: {count} pairs")

@@ -16,7 +16,7 @@ import pure_jax
 from pure_jax.__main__ import COMMANDS, main
 from pure_jax.config import PRESETS, tiny
 from pure_jax.errors import PureError
-from pure_jax.train.command import Export, Tokenize, TrainLanguageModel, TrainTokenizer, TrainVQGAN
+from pure_jax.train.command import Export, TrainLanguageModel, TrainTokenizer, TrainVQGAN
 from pure_jax.train.config import (
     LanguageModelTrainConfig,
     LoraConfig,
@@ -24,6 +24,7 @@ from pure_jax.train.config import (
     TokenizeConfig,
     VQGANTrainConfig,
 )
+from pure_jax.train.data.command import Tokenize
 from pure_jax.train.data.records import open_records
 from pure_jax.train.loop import newest_tree
 

@@ -11,7 +11,7 @@ import scipy.special
 from PIL import Image
 
 from pure_jax.errors import PureError
-from pure_jax.train.command import Degrade
+from pure_jax.train.data.command import Degrade
 from pure_jax.train.data.degradation import (
     LIGHT,
     MILD,
