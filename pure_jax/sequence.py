@@ -234,6 +234,13 @@ def answer_ids(
     )
 
 
+def unconditional_example(vocabulary: Vocabulary, hq_codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What guidance's unconditional rows continue, as (tokens, labels), both int32 [n]: the HQ picture alone, from
+    position 0 on, and separator. All but the first token is to be learned."""
+    tokens = np.concatenate([image_block(hq_codes, vocabulary), [vocabulary.separator]], dtype=np.int32)
+    return tokens, np.concatenate([[IGNORE], tokens[1:]], dtype=np.int32)
+
+
 def training_example(
     tokenizer: Tokenizer,
     vocabulary: Vocabulary,

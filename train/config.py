@@ -183,6 +183,9 @@ class LanguageModelTrainConfig:
     attention: str = "auto"
     """xla, splash (TPU) or cudnn (GPU, 16 bits); auto is the best that the devices have. The same numbers, up to
     rounding."""
+    uncond_prob: float = 0.0
+    """Share of the pairs that are shown as the HQ picture alone, as guidance's unconditional rows are: a model that has
+    seen some can be guided by scales other than 1. PURE's own training had none."""
     drift: float = 0.0
     """Moves the HQ codes that the model reads, not those it must predict: see `drifted`."""
     ema_decay: float = 0.0
@@ -191,7 +194,7 @@ class LanguageModelTrainConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
     def __post_init__(self) -> None:
-        require(self, **RUN, drift=(0.0, 100.0), ema_decay=SHARE)
+        require(self, **RUN, drift=(0.0, 100.0), ema_decay=SHARE, uncond_prob=SHARE)
         if self.sequence is not None:
             require(self, sequence=(2, 2**20))
         require(self, accumulate=(1, self.batch), z_loss=WEIGHT, logit_rows=(0, 10**9))

@@ -11,7 +11,7 @@ import numpy as np
 
 from pure_jax.config import ModelConfig
 from pure_jax.errors import PureError
-from pure_jax.sequence import IGNORE, prompt_ids, training_example
+from pure_jax.sequence import IGNORE, prompt_ids, training_example, unconditional_example
 from pure_jax.train.config import LanguageModelTrainConfig, TextConfig
 from pure_jax.train.data.image_tokenizer import ImageTokenizer
 from pure_jax.train.data.labels import Thresholds
@@ -84,6 +84,8 @@ class RecordBatches:
             text = write(record, variant, rng)
             pair = record.lq_codes[variant], record.hq_codes
             own = training_example(tokenizer, vocabulary, *pair, text, text_length=config.text_length)
+            if train.uncond_prob and rng.random() < train.uncond_prob:
+                own = unconditional_example(vocabulary, record.hq_codes)
             tokens, labels = (
                 np.pad(ids, (0, length - len(ids)), constant_values=fill)
                 for ids, fill in zip(own, (vocabulary.pad, IGNORE), strict=True)

@@ -15,7 +15,7 @@ from jax import Array
 
 from pure_jax.config import ModelConfig
 from pure_jax.errors import PureError
-from pure_jax.sequence import IGNORE, degradation_sentence, training_example
+from pure_jax.sequence import IGNORE, degradation_sentence, training_example, unconditional_example
 from pure_jax.train.answers import Answers, Sums, require_floats, shares
 from pure_jax.train.config import LanguageModelTrainConfig
 from pure_jax.train.data.labels import Thresholds, levels, terciles
@@ -75,8 +75,11 @@ def batch_at(
     epoch, place = divmod(step, per_epoch)
     records = source.epoch(epoch)
     order = np.random.default_rng([train.seed, epoch]).permutation(len(records))
+    alone = np.random.default_rng([train.seed, step, 2]).random(train.batch) < train.uncond_prob
     pairs = [
-        training_example(
+        unconditional_example(vocabulary, records.hq_codes[i])
+        if own
+        else training_example(
             tokenizer,
             vocabulary,
             records.lq_codes[i],
@@ -84,7 +87,7 @@ def batch_at(
             answer_text(records, i, thresholds),
             text_length=config.text_length,
         )
-        for i in order[place * train.batch : (place + 1) * train.batch]
+        for i, own in zip(order[place * train.batch : (place + 1) * train.batch], alone, strict=True)
     ]
     longest = max(len(tokens) for tokens, _ in pairs)
     length = train.sequence or longest

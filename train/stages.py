@@ -120,18 +120,20 @@ def train_language_model(
         save_thresholds(run.out / THRESHOLDS, thresholds)
         state, base = first_state(config, options, vocabulary, codebook, run.mesh, start)
         shardings = None if run.mesh is None else state_shardings(run.mesh, state)
-        step_fn = language_model.make_step(config, options, vocabulary, prompt_length, shardings)
+        # Pictures that are shown alone begin where others have their question.
+        first = 1 if options.uncond_prob else prompt_length
+        step_fn = language_model.make_step(config, options, vocabulary, first, shardings)
         if base is not None:
             step_fn = partial(step_fn, base=base)
         if validation is not None:
-            answers = Answers(config, options, vocabulary, prompt_length, run.mesh)
+            answers = Answers(config, options, vocabulary, first, run.mesh)
             evaluate = validation.evaluate(answers, tokenizer, codebook, run.out, base)
             run = replace(run, watch=replace(run.watch, evaluate=evaluate))
         if options.sequence or config.text_length:  # else its length differs from batch to batch
             sequence = options.sequence or prompt_length + len(
                 answer_ids(tokenizer, vocabulary, "", np.zeros((side, side), np.int32), config.text_length)
             )
-            flops = step_flops(config.transformer, options.batch, sequence, prompt_length).total
+            flops = step_flops(config.transformer, options.batch, sequence, first).total
             run = replace(run, watch=replace(run.watch, tokens=options.batch * (sequence - 1), flops=flops))
         return int(run.train(state, step_fn, batch_at, options.steps).step) >= options.steps
 

@@ -107,7 +107,7 @@ class Validation:
         Raises:
             PureError: fewer records than a batch.
         """
-        clean = dataclasses.replace(answers.train, drift=0.0)
+        clean = dataclasses.replace(answers.train, drift=0.0, uncond_prob=0.0)
         rows = rows_needed(answers.mesh, clean.batch)
         stream = self.source.stream(answers.config, clean, tokenizer, answers.vocabulary, codebook, rows)
         place = (lambda batch: batch) if answers.mesh is None else partial(spread, answers.mesh)

@@ -306,3 +306,23 @@ def test_a_drift_shared_by_the_row_moves_equal_codes_alike() -> None:
     ]
     spread = np.mean([codes.std() for codes in out])
     assert spread < 0.8 * np.std(np.concatenate(out))  # without a shared part both would be equal
+
+
+def test_some_pictures_are_shown_alone_as_guidance_shows_them():
+    options = dataclasses.replace(OPTIONS, batch=6, uncond_prob=0.5)
+    tokens, labels = batch(0, config=FIXED, options=options)
+    plain = batch(0, config=FIXED, options=dataclasses.replace(options, uncond_prob=0.0))
+    alone = tokens[:, 0] == VOCABULARY.image_start
+    assert 0 < alone.sum() < 6
+    np.testing.assert_array_equal(tokens[~alone], plain[0][~alone])
+    for row in np.flatnonzero(alone):
+        frame = image_block(VOCABULARY.id_to_code[plain[0][row][hq_places(plain[1][row])]].reshape(4, 4), VOCABULARY)
+        np.testing.assert_array_equal(tokens[row, : len(frame) + 1], [*frame, VOCABULARY.separator])
+        assert labels[row, 0] == IGNORE and (tokens[row, len(frame) + 1 :] == VOCABULARY.pad).all()
+        np.testing.assert_array_equal(labels[row, 1 : len(frame) + 1], tokens[row, 1 : len(frame) + 1])
+        assert (labels[row, len(frame) + 1 :] == IGNORE).all()
+
+
+def hq_places(labels: np.ndarray) -> np.ndarray:
+    """Where a pair's HQ codes are."""
+    return np.flatnonzero((labels != IGNORE) & (VOCABULARY.id_to_code[np.where(labels == IGNORE, 0, labels)] >= 0))
