@@ -76,6 +76,7 @@ def test_killed_at_any_step_of_the_book_keeping(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_30_moments_of_a_folder_of_40(tmp_path):
     photos(tmp_path / "in", 40)
     rng = np.random.default_rng(1)

@@ -401,6 +401,7 @@ def test_captions_are_each_pictures_own(pure):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_thousand_pictures_need_no_more_memory_than_two_hundred(pure):
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

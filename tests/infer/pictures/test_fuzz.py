@@ -123,5 +123,6 @@ def test_a_few_hundred_damaged_files():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_twenty_thousand_damaged_files():
     survive(20_000, seed=1)

@@ -281,6 +281,7 @@ def test_an_upload_that_does_not_say_how_long_it_is_ends_at_the_limit(running):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_hundred_requests_from_sixteen_clients(running):
     """A tenth broken, a tenth given up: every good one is answered, nothing is left behind, memory stays."""
     url = running(places=6)
