@@ -164,7 +164,7 @@ def test_what_is_installed_is_imported():
     imported = {name.partition(".")[0] for file in files for name in names_in(file.read_text(encoding="utf-8"))}
     assert modules - imported == set()
     # A new one is to be looked at here.
-    assert set(extras) == {"cuda", "tpu", "aot", "train", "convert", "eval", "photos", "serve", "app", "dev"}
+    assert set(extras) == {"cuda", "tpu", "aot", "train", "convert", "eval", "photos", "serve", "app", "docs", "dev"}
 
 
 def test_no_file_has_the_marks_of_an_unfinished_merge():
