@@ -213,3 +213,16 @@ def test_make_demo_works_again_and_again(folder):
     for _ in range(2):
         main(shlex.split(command.replace("pure_jax/assets/demo/sample.png", "photo.jpg")))
     assert Image.open("demo.png").size == (4 * PHOTO[0], 4 * PHOTO[1])
+
+
+@pytest.mark.slow
+def test_the_notebook_runs():
+    """Its cells one after the other, as a kernel would; with the embedded demo, on a part of its sample."""
+    notebook = json.loads((ROOT / "docs" / "notebooks" / "restore.ipynb").read_text(encoding="utf-8"))
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        assert cell["cell_type"] == "markdown" or cell["outputs"] == []  # what was shown somewhere else is not kept
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert names["restored"].image.size == (192, 192)
+    assert names["codes"].shape == names["restored"].entropy.shape and np.isfinite(names["logits"]).all()
