@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,6 +33,7 @@ _NOT_IN_PIXELS = {
         "model",
         "batch",
         "captions",
+        "device",
         "format",
         "shard",
         "allow_inside",
@@ -72,9 +74,29 @@ class Restore:
     """1 switches guidance off; by default the model's."""
     k_max: float | None = None
     """Upper end of the entropy-based top-k; by default the model's."""
+    fidelity: float | None = None
+    """0 (detail) to 1 (fidelity), 0.5 being the model's own: k_max, temperature and entropy centre by one curve; what
+    is given beside it counts more."""
+    candidates: int = 1
+    """Restore with so many seeds, from --seed on, and keep what agrees best with the photo; at most 64."""
+    strength: float = 1.0
+    """Share of the result, 0 to 1; the rest is the photo, enlarged by bicubic interpolation."""
+    unchecked: bool = False
+    """Keep tiles too that show something else than the photo; else they are drawn again, or left to interpolation."""
     text: str = ""
     """Words the model's answer must begin with, such as "Large blur, small noise."; what an NSARM model is told of the
     photo, instead of its own prompt."""
+    guidance: Literal["full", "perception", "understanding", "none"] | None = None
+    """What the model writes before the picture: how degraded the photo is and what it shows (full, the default), one
+    of both, or nothing."""
+    blur: Literal["small", "medium", "large"] | None = None
+    """How blurred the photo is, instead of the model's reading."""
+    noise: Literal["small", "medium", "large"] | None = None
+    """How noisy the photo is, instead of the model's reading."""
+    description: str = ""
+    """What the photo shows, instead of the model's words; with --text not at all."""
+    one_description: bool = False
+    """Tell all tiles what the model says of most of them, instead of each its own."""
     captions: Path | None = None
     """File with one JSON object a line, of image_path and long_caption: the photo's own is its --text."""
     faithful: bool = False
@@ -90,7 +112,7 @@ class Restore:
     draft: Draft | None = None
     """First guess of a code: any, that of the input in the same place, of the row above (the default), the one
     before, or a neighbour's where the input has the same code in both places."""
-    colour_fix: Literal["none", "wavelet", "adain", "adain+wavelet"] | None = None
+    colour_fix: Literal["none", "wavelet", "adain", "adain+wavelet", "lab"] | None = None
     """Take colours from the input; by default the model's choice."""
     alpha: Literal["bicubic", "model"] = "bicubic"
     """How transparency is enlarged: by bicubic interpolation, or restored by the model like the colours."""
@@ -101,6 +123,8 @@ class Restore:
     memory: str | None = None
     """What weights, caches and programs of the transformer may take, such as 8GB; it decides the batch, and where not
     even one tile would fit, and neither --weights nor --cache is given, it makes them int8."""
+    device: Literal["cpu", "gpu", "tpu"] | None = None
+    """What computes; by default JAX's choice."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The transformer computes in it; auto is float32 on CPU and bfloat16 elsewhere."""
     weights: Literal["float", "int8"] | None = None
@@ -148,10 +172,15 @@ class Restore:
     def run(self) -> None:
         from pure_jax.infer.arguments import arrange
         from pure_jax.infer.contract import check_seed
+        from pure_jax.infer.control.candidates import check_candidates
+        from pure_jax.infer.control.device import use_device
         from pure_jax.infer.pictures.reading import silence_decoders
 
         silence_decoders()
+        if self.device is not None:
+            use_device(self.device)
         check_seed(self.seed)
+        check_candidates(self.candidates, self.seed)
         if self.captions is not None and self.text:
             raise PureError("the photo has one text; give --text or --captions, not both")
         arranged = arrange(self.paths)
@@ -227,7 +256,7 @@ class Restore:
                 heatmap = entropy_heatmap(result.entropy, model.config.max_entropy, result.image.size)
                 write_image(entropy_map, heatmap)
             remarks = [*dict.fromkeys(remark for result in results for remark in result.remarks), *remarks]
-            told = facts_of(result, scale=scale, seed=self.seed, seconds=report.seconds) | {"remarks": remarks}
+            told = facts_of(result, scale=scale, seed=result.seed, seconds=report.seconds) | {"remarks": remarks}
             settings = {name.replace("_", " "): value for name, value in vars(self).items() if name not in _NOT_SHOWN}
             shown.write(Path(source).name, first, result, model.config.max_entropy, told, settings)
         width, height = sizes[0]
@@ -239,7 +268,7 @@ class Restore:
                 "width": width,
                 "height": height,
                 "scale": scale,
-                "seed": self.seed,
+                "seed": result.seed,
                 "degradation": result.degradation,
                 "description": result.description,
                 "remarks": remarks,
@@ -351,11 +380,18 @@ class Restore:
         """What restores the frames of a file as the options say, the model that does it, and remarks about that."""
         import pure_jax
         from pure_jax.infer.contract import override
+        from pure_jax.infer.control.candidates import best_of
+        from pure_jax.infer.control.fidelity import at_fidelity
         from pure_jax.infer.decoding.memory import read_bytes
         from pure_jax.infer.families import choose_precision
         from pure_jax.infer.restore import Restorer
 
-        options = _said(self, "text", "faithful", "decode", "fast", "window", "draft")
+        options = _said(
+            self, "text", "guidance", "description", "one_description", "faithful", "decode", "fast", "window", "draft"
+        )
+        reading = _said(self, "blur", "noise")
+        if reading:
+            options["reading"] = reading
         precision: dict[str, Any] = {"weights": self.weights, "cache": self.cache}
         chosen: dict[str, str] = {}
         if self.memory is not None:
@@ -365,7 +401,7 @@ class Restore:
         report("load", 0, 0)
         model = pure_jax.load(self.model, dtype=self.dtype, **precision | chosen)
         sampling = override(
-            model.config.sampling,
+            model.config.sampling if self.fidelity is None else at_fidelity(model.config.sampling, self.fidelity),
             temperature=self.temperature,
             guidance_scale=self.guidance_scale,
             k_max=self.k_max,
@@ -373,19 +409,20 @@ class Restore:
         restorer = Restorer(model, options)
 
         def restore(frames: Frames, scale: float, own: dict[str, Any], progress: Progress) -> list[Restoration]:
+            settings = {
+                "scale": scale,
+                "sampling": sampling,
+                "colour_fix": self.colour_fix,
+                "alpha": self.alpha,
+                "overlap": self.overlap,
+                "strength": self.strength,
+                "unchecked": self.unchecked,
+                "batch": self.batch,
+                "progress": progress,
+                **own,
+            }
             return [
-                restorer.restore(
-                    picture,
-                    scale=scale,
-                    seed=self.seed,
-                    sampling=sampling,
-                    colour_fix=self.colour_fix,
-                    alpha=self.alpha,
-                    overlap=self.overlap,
-                    batch=self.batch,
-                    progress=progress,
-                    **own,
-                )
+                best_of(partial(restorer.restore, picture, **settings), picture, self.seed, self.candidates)
                 for picture in frames.pictures
             ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +12,9 @@ from PIL import Image
 from pure_jax.config import ModelConfig, SamplingConfig
 from pure_jax.errors import PureError
 from pure_jax.infer.contract import Preview, Progress, RestoredTile, RestoredTiles
+from pure_jax.infer.control.guidance import Guidance
 from pure_jax.infer.decoding.cost import Lengths, Network
-from pure_jax.infer.decoding.generate import Answer, generate, usual_batch
+from pure_jax.infer.decoding.generate import Answer, generate, read, usual_batch
 from pure_jax.infer.decoding.memory import Memory, decode_memory
 from pure_jax.infer.decoding.ways import FAST, usual_way, way_of_decoding
 from pure_jax.model import Model
@@ -32,6 +33,10 @@ def restore_tiles(
     progress: Progress,
     sampling: SamplingConfig | None = None,
     text: str = "",
+    guidance: str = "full",
+    reading: Mapping[str, str] | None = None,
+    description: str = "",
+    one_description: bool = False,
     faithful: bool = False,
     decode: str | None = None,
     fast: bool = False,
@@ -44,6 +49,7 @@ def restore_tiles(
 
     Args:
         text: words that every answer must begin with; the model continues them.
+        guidance, reading, description, one_description: see `pure_jax.infer.control.guidance.Guidance`; not with text.
         memory: see `pure_jax.infer.decoding.generate.generate`.
         faithful, decode, window, draft: see `pure_jax.infer.decoding.ways.way_of_decoding`.
         fast: decode in the fastest lossy way.
@@ -53,6 +59,9 @@ def restore_tiles(
     Raises:
         PureError: what `generate` and `way_of_decoding` refuse.
     """
+    guided = Guidance(guidance, reading or {}, description, one_description)
+    if text and not guided.usual:
+        raise PureError("text says how answers begin; leave it out, or guidance, reading and descriptions")
     if fast:
         if faithful or decode is not None:
             raise PureError(f"--fast has no meaning with {'--faithful' if faithful else '--decode'}")
@@ -68,12 +77,16 @@ def restore_tiles(
         if preview is not None:
             preview(places, share, so_far)
 
+    words = None
+    if not guided.usual:
+        words = guided.words(count, lambda told: read(model, codes, sampling=sampling, words=told, batch=batch))
     answers = generate(
         model,
         codes,
         seed=seed,
         sampling=sampling,
         text_prefix=text,
+        words=words,
         decoding=decoding,
         batch=batch,
         memory=memory,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -16,8 +15,10 @@ from PIL import Image
 from pure_jax.errors import PureError
 from pure_jax.families import Model, check_options
 from pure_jax.infer.contract import Progress, RestoredTile, RestoredTiles, check_seed, silent
+from pure_jax.infer.control.guidance import most_frequent
+from pure_jax.infer.control.sentinels import watch
 from pure_jax.infer.families import RESTORE_TILES
-from pure_jax.infer.pictures.colour import COLOUR_FIXES
+from pure_jax.infer.pictures.colour import COLOUR_FIXES, mix
 from pure_jax.infer.pictures.enlarge import enlarge, enlarge_fine, fill_hidden
 from pure_jax.infer.pictures.picture import MAX_PIXELS, Picture, to_image
 from pure_jax.infer.pictures.reading import Photo, as_picture
@@ -40,6 +41,7 @@ class Restoration:
     description: what most tiles say is shown.
     entropy: float32 [h, w] nats, one value per code position; where tiles overlap, blended.
     texts: every tile's own words, row by row. remarks: what went otherwise than usual, one sentence each.
+    seed: with which it was restored.
     """
 
     picture: Picture
@@ -48,6 +50,7 @@ class Restoration:
     entropy: np.ndarray
     texts: list[str]
     remarks: list[str] = field(default_factory=list)
+    seed: int = 0
 
     @cached_property
     def image(self) -> Image.Image:
@@ -85,6 +88,8 @@ class Restorer:
         colour_fix: str | None = None,
         alpha: str = "bicubic",
         overlap: int | None = None,
+        strength: float = 1.0,
+        unchecked: bool = False,
         batch: int | None = None,
         progress: Progress = silent,
         preview: Callable[[np.ndarray], None] | None = None,
@@ -93,16 +98,20 @@ class Restorer:
         """Restore one photograph of at least 16x16 pixels.
 
         A tile of one flat colour has nothing to restore: it is not shown to the model and comes out as it is. Colours
-        that transparency hides are not shown either, but those of the nearest visible pixel.
+        that transparency hides are not shown either, but those of the nearest visible pixel. A tile that comes out as
+        something else than the photo is drawn again, or left to interpolation, with a remark; see
+        `pure_jax.infer.control.sentinels.watch`.
 
         Args:
             photo: a path; a PIL image; uint8 [H, W], [H, W, 3] or [H, W, 4] (red, green, blue, alpha); or a Picture.
             scale: 1 ... 16; the result measures round(side * scale).
             seed: 0 ... 2**32 - 1; the same seed gives the same picture, whatever the batch.
-            colour_fix: "none", "wavelet", "adain" or "adain+wavelet"; None takes the model's default.
+            colour_fix: "none", "wavelet", "adain", "adain+wavelet" or "lab"; None takes the model's default.
             alpha: how transparency is enlarged: by "bicubic", or restored by the "model" like the colours.
             overlap: pixels that neighbouring tiles share at least, 0 ... half a tile; None takes the
                 model's default.
+            strength: 0 ... 1, how much of the result there is; the rest is the photo, enlarged by interpolation.
+            unchecked: take every tile as the model wrote it.
             batch: tiles decoded together; None takes as many as fit.
             progress: see `pure_jax.infer.contract.Progress`; the last stage is "blend".
             preview: called now and then with the photo as far as it is restored, uint8 [H, W, 3], in families and ways
@@ -114,6 +123,8 @@ class Restorer:
             PureError: an argument out of range or of another family, or a picture that cannot be used.
         """
         check_seed(seed)
+        if not 0.0 <= strength <= 1.0:  # so NaN ends here too
+            raise PureError(f"the strength is {strength}, but it must lie in 0 ... 1")
         options = {**self.options, **options}
         config = self.model.config
         restore_tiles = RESTORE_TILES[config.family]
@@ -141,7 +152,15 @@ class Restorer:
         if preview is not None and "preview" in inspect.signature(restore_tiles).parameters:
             canvas = Canvas(shown[: len(plan.corners)], plan, COLOUR_FIXES[fix], preview)
             options["preview"] = partial(canvas.update, np.flatnonzero(~flat))
-        restore_rest = partial(restore_tiles, self.model, seed=seed, batch=batch, progress=progress, **options)
+        restore_some = partial(restore_tiles, self.model, batch=batch, progress=progress)
+
+        def restore_rest(tiles: np.ndarray) -> RestoredTiles:
+            first = restore_some(tiles, seed=seed, **options)
+            if unchecked:
+                return first
+            again = partial(restore_some, **_once_more(options, first))
+            return watch(first, shown[~flat], lambda some, seed: again(tiles[some], seed=seed), seed)
+
         all_tiles, remarks = _pass_flat_tiles_through(restore_rest, tiles, shown, flat, config.stride)
         progress("blend", 0, 0)
         count = len(plan.corners)
@@ -151,7 +170,7 @@ class Restorer:
             fine = picture.fine if picture.alpha is None else fill_hidden(picture.fine, picture.alpha)
             references[0] = enlarge_fine(fine, height, width)
         restored = [
-            np.clip(COLOUR_FIXES[fix](image, reference), 0, 1)
+            mix(COLOUR_FIXES[fix](image, reference), reference, strength)
             for image, reference in zip(merged, references, strict=True)
         ]
         rgb, *rest = ((image * 255).round().astype(np.uint8) for image in restored)
@@ -169,6 +188,7 @@ class Restorer:
             entropy=blend((tile.entropy for tile in colours), plan.scaled_down(config.stride)),
             texts=texts,
             remarks=[*picture.remarks, *remarks],
+            seed=seed,
         )
 
 
@@ -215,6 +235,14 @@ def _pass_flat_tiles_through(
     )
 
 
+def _once_more(options: Mapping[str, Any], first: RestoredTiles) -> dict[str, Any]:
+    """The options for tiles that are drawn again: nobody watches them, and the photo keeps its one description."""
+    again = {name: value for name, value in options.items() if name not in ("preview", "one_description")}
+    if options.get("one_description"):
+        again["description"] = _vote([tile.text for tile in first.tiles])[1]
+    return again
+
+
 def _merge(tiles: list[RestoredTile], plan: TilePlan) -> np.ndarray:
     """float32 [H, W, 3] in [0, 1]."""
     return blend((tile.image for tile in tiles), plan) / 255.0
@@ -228,5 +256,4 @@ def _vote(texts: list[str]) -> tuple[dict[str, str] | None, str]:
     if found:
         ranks = {name: sorted(LEVELS.index(reading[name]) for reading in found) for name in ("blur", "noise")}
         degradation = {name: LEVELS[rank[len(rank) // 2]] for name, rank in ranks.items()}
-    spoken = Counter(description for description in descriptions if description)
-    return degradation, spoken.most_common(1)[0][0] if spoken else ""
+    return degradation, most_frequent(descriptions)

@@ -20,6 +20,7 @@ from pure_jax.errors import PureError
 from pure_jax.files import not_writable
 from pure_jax.infer.app.command import App
 from pure_jax.infer.command import Benchmark, Evaluate, Restore
+from pure_jax.infer.control.aliases import translated
 from pure_jax.infer.doctor.command import Doctor, Models
 from pure_jax.infer.serve.command import Serve
 from pure_jax.train.ahead.command import Compile
@@ -76,6 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     command: Any = None
     try:
+        if arguments and arguments[0] == "restore":
+            others, remarks = translated(arguments[1:])
+            arguments = [arguments[0], *others]
+            for remark in remarks:
+                print(f"pure: {remark}", file=sys.stderr)
         command = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="pure",

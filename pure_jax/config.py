@@ -27,7 +27,7 @@ _MOST_LEVELS = 6
 
 
 PRECISIONS = ("float", "int8")
-COLOUR_FIXES = ("none", "wavelet", "adain", "adain+wavelet")
+COLOUR_FIXES = ("none", "wavelet", "adain", "adain+wavelet", "lab")
 """Names of the colour corrections; what they do is in `pure_jax.infer.pictures.colour`."""
 
 

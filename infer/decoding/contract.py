@@ -27,6 +27,8 @@ from pure_jax.vocabulary import Vocabulary
 Params = dict[str, Any]
 
 STAGE_CODES = 1024
+FREE = -1
+"""In `Job.forced`: the model chooses this token."""
 
 
 class DecodeState(struct.PyTreeNode):
@@ -142,6 +144,8 @@ class Job:
     noise: Noise
     show: Show = unseen
     """For whoever wants to watch; a way that writes in another order than row by row need not call it."""
+    forced: np.ndarray | None = None
+    """int32 [count, n]: tokens of each answer behind the prefix that are not the model's choice; FREE elsewhere."""
 
     @property
     def count(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from pure_jax.infer.contract import Progress, silent
 from pure_jax.infer.decoding.contract import Decoding, Job, Show, Written, unseen
 from pure_jax.infer.decoding.cost import Lengths, Network
 from pure_jax.infer.decoding.memory import fitting_batch
-from pure_jax.infer.decoding.noise import noise_of
+from pure_jax.infer.decoding.noise import Noise, noise_of
+from pure_jax.infer.decoding.prefill import full_batches, open_batch
+from pure_jax.infer.decoding.told import Words, told_ids
 from pure_jax.infer.decoding.ways import usual_way
 from pure_jax.infer.decoding.windows import Windows
 from pure_jax.infer.halving import with_halved_batches
@@ -48,6 +51,7 @@ def generate(
     seed: int = 0,
     sampling: SamplingConfig | None = None,
     text_prefix: str = "",
+    words: Sequence[Words] | None = None,
     decoding: Decoding | None = None,
     noise: Any = None,
     batch: int | None = None,
@@ -66,6 +70,7 @@ def generate(
         seed: 0 ... 2**32 - 1.
         sampling: None takes the model's defaults.
         text_prefix: text every answer must begin with; the model continues it.
+        words: beside it or instead, what each picture's answer says.
         decoding: the way; None takes the fastest that writes the plain loop's codes, see `ways.usual_way`.
         noise: instead of the seed's: float32 [n, positions, codes], or a function as `pure_jax.infer.decoding.noise`
             describes it, which JAX can trace.
@@ -87,19 +92,12 @@ def generate(
         raise PureError(
             f"the forced text has {len(prefix)} tokens, more than max_text_tokens ({sampling.max_text_tokens})"
         )
+    forced = None
+    if words is not None:
+        forced, sampling = told_ids(model, words, sampling)
     count, height, width = lq_codes.shape
-    job = Job(
-        model.transformer,
-        model.vocabulary,
-        sampling,
-        model.params["transformer"],
-        (height, width),
-        np.stack([prompt_ids(model.tokenizer, model.vocabulary, codes, instruction) for codes in lq_codes]),
-        np.asarray(prefix, np.int32),
-        np.asarray(lq_codes, np.int32),
-        noise_of(noise, seed, model.vocabulary.codebook_size),
-        show,
-    )
+    noise = noise_of(noise, seed, model.vocabulary.codebook_size)
+    job = _job(model, lq_codes, sampling, prefix=prefix, noise=noise, instruction=instruction, show=show, forced=forced)
     # Before the batch is known, the way that takes the most room: that of one picture.
     way = decoding or usual_way(model.config.transformer, model.dtype, 1)
     if memory is not None:
@@ -120,6 +118,63 @@ def generate(
     written = with_halved_batches(write, batch, "try --weights int8 --cache int8, or smaller tiles")
     answers = (written[image] for image in range(count))
     return [Answer(a.codes, a.entropy, _to_text(model, a.text), a.opened, a.passes) for a in answers]
+
+
+def read(
+    model: Model,
+    lq_codes: np.ndarray,
+    *,
+    sampling: SamplingConfig | None = None,
+    words: Sequence[Words] | None = None,
+    batch: int | None = None,
+) -> list[str]:
+    """The texts with which the model would answer LQ pictures, without its images. Arguments as of `generate`.
+
+    Raises:
+        PureError: what `generate` refuses of these.
+    """
+    # Text is drawn without guidance, so the unconditional rows are not needed.
+    sampling = replace(sampling or model.config.sampling, guidance_scale=1.0)
+    forced = None
+    if words is not None:
+        forced, sampling = told_ids(model, words, sampling)
+    job = _job(model, lq_codes, sampling, forced=forced)
+    batch = batch or usual_batch(model.config.transformer, model.dtype, sampling, job.prompts.shape[1], 1)
+
+    def write(batch: int) -> list[str]:
+        texts: list[str] = []
+        for images, new in full_batches(job.count, min(batch, job.count)):
+            ids = np.asarray(open_batch(job, images, 1).text)
+            texts += [_to_text(model, row) for row in ids[:new]]
+        return texts
+
+    return with_halved_batches(write, batch, "try --weights int8 --cache int8, or smaller tiles")
+
+
+def _job(
+    model: Model,
+    lq_codes: np.ndarray,
+    sampling: SamplingConfig,
+    *,
+    prefix: np.ndarray | None = None,
+    noise: Noise | None = None,
+    instruction: str = INSTRUCTION,
+    show: Show = unseen,
+    forced: np.ndarray | None = None,
+) -> Job:
+    return Job(
+        model.transformer,
+        model.vocabulary,
+        sampling,
+        model.params["transformer"],
+        (lq_codes.shape[1], lq_codes.shape[2]),
+        np.stack([prompt_ids(model.tokenizer, model.vocabulary, codes, instruction) for codes in lq_codes]),
+        np.zeros(0, np.int32) if prefix is None else np.asarray(prefix, np.int32),
+        np.asarray(lq_codes, np.int32),
+        noise_of(noise, 0, model.vocabulary.codebook_size),
+        show,
+        forced,
+    )
 
 
 def usual_batch(

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 from pure_jax.config import SamplingConfig
-from pure_jax.infer.decoding.contract import DecodeState, Job, Params, feed, logits_of
+from pure_jax.infer.decoding.contract import FREE, DecodeState, Job, Params, feed, logits_of
 from pure_jax.infer.decoding.noise import Noise
 from pure_jax.transformer import KVCache, Transformer, init_cache
 from pure_jax.vocabulary import Vocabulary
@@ -30,6 +30,7 @@ def open_images(
     text_prefix: Array,
     images: Array,
     noise: Noise,
+    forced: Array | None = None,
 ) -> DecodeState:
     """Prefill, text phase (greedy) and the picture's start token.
 
@@ -39,6 +40,7 @@ def open_images(
         faithful: leave the text unmasked, as the original does; else only text, pad, separator and image start exist.
         prompts: int32 [batch, prompt_length]; text_prefix: int32 [prefix] that every answer begins with.
         images: int32 [batch]: which pictures these are.
+        forced: int32 [batch, n]: the first n tokens behind the prefix where they are not FREE; None leaves all free.
     """
     batch, prompt_length = prompts.shape
     prefix = text_prefix.shape[0]
@@ -63,6 +65,9 @@ def open_images(
     def write(carry: tuple) -> tuple:
         step, hidden, cache, position, done, opened, text = carry
         token = greedy(hidden)
+        if forced is not None:
+            told = jnp.where(step < forced.shape[1], forced[:, jnp.minimum(step, forced.shape[1] - 1)], FREE)
+            token = jnp.where(told == FREE, token, told)
         opened |= ~done & (token == vocabulary.image_start)
         done |= (token == vocabulary.image_start) | (token == vocabulary.separator)
         text = text.at[:, prefix + step].set(jnp.where(done, vocabulary.pad, token))
@@ -114,6 +119,7 @@ def open_batch(job: Job, images: np.ndarray, image_slots: int, faithful: bool = 
         job.prefix,
         images.astype(np.int32),
         job.noise,
+        None if job.forced is None else job.forced[images],
     )
 
 

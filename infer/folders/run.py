@@ -207,6 +207,7 @@ def _report(
         "status": "restored",
         "output": output,
         "settings": task.settings,
+        "seed": results[0].seed,
         "width": task.size[0],
         "height": task.size[1],
         "frames": len(results),

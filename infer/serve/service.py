@@ -101,7 +101,7 @@ def service(restorer: Restorer, name: str, limits: Limits, hosts: list[str]) -> 
         scale: Annotated[float, Query(ge=1, le=16, description="The result's side over the photo's.")] = 4.0,
         seed: Annotated[int, Query(ge=0, lt=2**32, description="The same seed gives the same picture.")] = 0,
         text: Annotated[str, Query(max_length=2000, description="Words the answer must begin with.")] = "",
-        colour_fix: Annotated[Literal["none", "wavelet", "adain", "adain+wavelet"] | None, Query()] = None,
+        colour_fix: Annotated[Literal["none", "wavelet", "adain", "adain+wavelet", "lab"] | None, Query()] = None,
         temperature: Annotated[float | None, Query(description="0 is greedy.")] = None,
         guidance_scale: Annotated[float | None, Query(description="1 switches guidance off.")] = None,
         k_max: Annotated[float | None, Query(description="Upper end of the entropy-based top-k.")] = None,

@@ -64,7 +64,7 @@ def perfect(monkeypatch) -> Callable[..., Restoration]:
 
     def restore(photo: Any, tint: Any = 0, **options: Any) -> Restoration:
         model: Any = PerfectModel(tint)
-        return Restorer(model).restore(photo, **({"colour_fix": "none"} | options))
+        return Restorer(model).restore(photo, **({"colour_fix": "none", "unchecked": True} | options))
 
     return restore
 
@@ -77,7 +77,7 @@ def restore() -> Callable[..., Restoration]:
     def run(photo: Any, **options: Any) -> Restoration:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pure_jax.infer.pure, "VQGAN_BATCH", 1)
-            return restorer.restore(photo, **({"batch": 1, "scale": 2.0} | options))
+            return restorer.restore(photo, **({"batch": 1, "scale": 2.0, "unchecked": True} | options))
 
     return run
 

@@ -1,0 +1,1 @@
+"""What a user may decide of a restoration: words, seeds, fidelity, the device; and the watch over its tiles."""
