@@ -161,7 +161,11 @@ class Restorer:
             if unchecked or self.unchecked:
                 return first
             again = partial(restore_some, **_once_more(options, first))
-            return watch(first, shown[~flat], lambda some, seed: again(tiles[some], seed=seed), seed)
+            watched = watch(first, shown[~flat], lambda some, seed: again(tiles[some], seed=seed), seed)
+            if watched is not first and "preview" in options:
+                whole = np.arange(len(tiles))
+                options["preview"](whole, 1.0, lambda: np.stack([tile.image for tile in watched.tiles]))
+            return watched
 
         all_tiles, remarks = _pass_flat_tiles_through(restore_rest, tiles, shown, flat, config.stride)
         progress("blend", 0, 0)
