@@ -505,7 +505,7 @@ class Evaluate:
             }
             deltas = None
             if self.against is None:
-                restorer = Restorer(model, way)
+                restorer = Restorer(model, way, unchecked=True)
                 result = evaluate(Path(self.pairs), restorer, save_images=self.save_images, **options)
             else:
                 deltas = compare(Path(self.pairs), model, pure_jax.load(self.against), way=way, **options)

@@ -77,7 +77,7 @@ def compare(
             raise PureError(f"a model of the family {one.config.family} has no next-code distribution to compare")
     if model.config.vqgan != full.config.vqgan or model.tokenizer.get_vocab() != full.tokenizer.get_vocab():
         raise PureError("the two models have different tokenizers, so that their distributions cannot be compared")
-    seen = _Keeping(Restorer(full)), _Keeping(Restorer(model, way or {}))
+    seen = _Keeping(Restorer(full, unchecked=True)), _Keeping(Restorer(model, way or {}, unchecked=True))
     both = []
     for part, restorer in enumerate(seen):
 

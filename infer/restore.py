@@ -65,6 +65,8 @@ class Restorer:
     model: Model
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of the model's family, for every photograph."""
+    unchecked: bool = False
+    """Take every tile as the model wrote it: what measures a model must not be shown another's work."""
 
     def plan(self, picture: Picture, scale: float, overlap: int | None = None) -> TilePlan:
         """Where the tiles of the enlarged picture lie.
@@ -111,7 +113,7 @@ class Restorer:
             overlap: pixels that neighbouring tiles share at least, 0 ... half a tile; None takes the
                 model's default.
             strength: 0 ... 1, how much of the result there is; the rest is the photo, enlarged by interpolation.
-            unchecked: take every tile as the model wrote it.
+            unchecked: as the restorer's own.
             batch: tiles decoded together; None takes as many as fit.
             progress: see `pure_jax.infer.contract.Progress`; the last stage is "blend".
             preview: called now and then with the photo as far as it is restored, uint8 [H, W, 3], in families and ways
@@ -156,10 +158,14 @@ class Restorer:
 
         def restore_rest(tiles: np.ndarray) -> RestoredTiles:
             first = restore_some(tiles, seed=seed, **options)
-            if unchecked:
+            if unchecked or self.unchecked:
                 return first
             again = partial(restore_some, **_once_more(options, first))
-            return watch(first, shown[~flat], lambda some, seed: again(tiles[some], seed=seed), seed)
+            watched = watch(first, shown[~flat], lambda some, seed: again(tiles[some], seed=seed), seed)
+            if watched is not first and "preview" in options:
+                whole = np.arange(len(tiles))
+                options["preview"](whole, 1.0, lambda: np.stack([tile.image for tile in watched.tiles]))
+            return watched
 
         all_tiles, remarks = _pass_flat_tiles_through(restore_rest, tiles, shown, flat, config.stride)
         progress("blend", 0, 0)

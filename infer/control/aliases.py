@@ -9,12 +9,15 @@ from pure_jax.errors import PureError
 
 _INPUTS = {"input_image", "image_path", "init_img", "input"}
 _OUTPUTS = {"output_dir", "outdir", "output"}
-_RENAMED = {"upscale": "scale", "latent_tiled_overlap": "overlap", "tile_overlap": "overlap", "prompt": "text"}
+_RENAMED = {"upscale": "scale", "tile_overlap": "overlap", "prompt": "text"}
 _VALUES = {
     **{name: ("colour_fix", {"wavelet": "wavelet", "adain": "adain", "nofix": "none"}) for name in
        ("align_method", "colorfix_type")},
     "mixed_precision": ("dtype", {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}),
 }  # fmt: skip
+_LATENT_OVERLAP = "latent_tiled_overlap"
+LATENT_STRIDE = 8
+"""Pixels of a latent position in those tools, all of Stable Diffusion's family."""
 _WITHOUT_MEANING = {"process_size", "latent_tiled_size", "vae_encoder_tiled_size", "vae_decoder_tiled_size"}
 
 
@@ -34,7 +37,7 @@ def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     for argument in waiting:
         option, equals, value = argument.partition("=")
         name = option[2:].replace("-", "_") if option.startswith("--") else ""
-        if name not in _INPUTS | _OUTPUTS | _RENAMED.keys() | _VALUES.keys() | _WITHOUT_MEANING:
+        if name not in _INPUTS | _OUTPUTS | _RENAMED.keys() | _VALUES.keys() | _WITHOUT_MEANING | {_LATENT_OVERLAP}:
             others.append(argument)
             continue
         if not equals:
@@ -47,6 +50,10 @@ def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             outputs.append(value)
         elif name in _RENAMED:
             others.append(f"--{_RENAMED[name]}={value}")
+        elif name == _LATENT_OVERLAP:
+            if not value.isdecimal():
+                raise PureError(f"{option} is {value!r}, but it must be a number of latent positions")
+            others.append(f"--overlap={int(value) * LATENT_STRIDE}")
         elif name in _WITHOUT_MEANING:
             remarks.append(f"{option} has no meaning here, as tiles have the model's size; it is passed over")
         else:

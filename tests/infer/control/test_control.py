@@ -193,6 +193,10 @@ def test_names_of_files_stay_together():
     assert translated(["a.png", "--seed", "3", "--output", "b.png"]) == (["a.png", "b.png", "--seed", "3"], [])
 
 
+def test_an_overlap_of_latents_is_told_in_pixels():
+    assert translated(["a.png", "--latent_tiled_overlap=4"]) == (["a.png", "--overlap=32"], [])
+
+
 def test_own_names_stay_and_tile_sizes_are_passed_over_with_a_remark():
     own = ["a.png", "b.png", "--scale", "4", "--colour-fix", "lab"]
     assert translated(own) == (own, [])
@@ -200,7 +204,9 @@ def test_own_names_stay_and_tile_sizes_are_passed_over_with_a_remark():
     assert arguments == ["a.png"] and len(remarks) == 2 and "--process_size has no meaning here" in remarks[0]
 
 
-@pytest.mark.parametrize("arguments", [["--upscale"], ["--upscale", "--seed"], ["--align_method", "magic"]])
+@pytest.mark.parametrize(
+    "arguments", [["--upscale"], ["--upscale", "--seed"], ["--align_method", "magic"], ["--latent_tiled_overlap", "a"]]
+)
 def test_a_name_without_a_value_that_fits_is_refused(arguments):
     with pytest.raises(PureError, match=arguments[0]):
         translated(arguments)

@@ -115,3 +115,9 @@ def test_no_black_tile_leaves_the_restorer_unsaid(broken):
     assert any("interpolation" in remark for remark in result.remarks)
     raw = broken.restore(photo, scale=2, unchecked=True)
     assert np.abs(np.asarray(raw.image) - enlarged).mean() > 20 and raw.remarks == ["seed 0"]
+
+
+def test_a_restorer_that_measures_a_model_takes_its_tiles_as_they_are(broken):
+    photo = Image.fromarray(picture())
+    raw = Restorer(broken.model, unchecked=True).restore(photo, scale=2)
+    assert raw.remarks == ["seed 0"] and raw.image == broken.restore(photo, scale=2, unchecked=True).image

@@ -29,7 +29,7 @@ def directory(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def restorer(directory) -> pure_jax.Restorer:
-    return pure_jax.Restorer(pure_jax.load(directory))
+    return pure_jax.Restorer(pure_jax.load(directory), unchecked=True)
 
 
 def photo(mode: str = "RGB", size: tuple[int, int] = (18, 21)) -> Image.Image:
