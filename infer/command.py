@@ -1,11 +1,11 @@
-"""`pure restore`, `evaluate` and `benchmark`: check everything first, work and say what is being done, then write."""
+"""`pure restore`: check everything first, work and say what is being done, then write."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from pure_jax.errors import PureError
+from pure_jax.infer.options import Draft, Way, said
 
 if TYPE_CHECKING:
     from pure_jax.infer.contract import Progress
@@ -20,26 +21,11 @@ if TYPE_CHECKING:
     from pure_jax.infer.pictures.sizing import Size
     from pure_jax.infer.restore import Restoration
 
-Way = Literal["plain", "jacobi", "coupled", "relaxed", "staggered", "sjd_compat"]
-Draft = Literal["random", "lq", "above", "left", "like"]
-
 SOME_FAILED = 1
 """Exit status where pictures of a folder could not be restored, and the others are."""
 _NOT_IN_PIXELS = {
-    *(
-        "paths",
-        "side_by_side",
-        "report",
-        "model",
-        "batch",
-        "captions",
-        "device",
-        "format",
-        "shard",
-        "allow_inside",
-        "entropy_map",
-    ),
-    *("overwrite", "quiet", "json"),
+    *("paths", "entropy_map", "side_by_side", "report", "format", "shard", "allow_inside"),
+    *("model", "captions", "batch", "device", "overwrite", "quiet", "json"),
 }
 """Options of `pure restore` that do not decide what a result looks like, or are written down otherwise."""
 _NOT_SHOWN = {"paths", "entropy_map", "side_by_side", "report", "overwrite", "quiet", "json"}
@@ -386,10 +372,10 @@ class Restore:
         from pure_jax.infer.families import choose_precision
         from pure_jax.infer.restore import Restorer
 
-        options = _said(
+        options = said(
             self, "text", "guidance", "description", "one_description", "faithful", "decode", "fast", "window", "draft"
         )
-        reading = _said(self, "blur", "noise")
+        reading = said(self, "blur", "noise")
         if reading:
             options["reading"] = reading
         precision: dict[str, Any] = {"weights": self.weights, "cache": self.cache}
@@ -429,252 +415,9 @@ class Restore:
         return restore, model, [f"--memory {self.memory}: {name} in {chosen[name]}" for name in chosen]
 
 
-@dataclass(frozen=True)
-class Evaluate:
-    """Compare bicubic, the tokenizer's round trip and the model on a folder of pairs."""
-
-    pairs: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """Folder with lq/NAME.png and, for the full-reference metrics, gt/NAME.png (see `pure degrade`)."""
-    model: Path | None = None
-    """Model directory; by default the embedded demo model."""
-    scale: int = 4
-    """The ground truths' sides over those of the low-quality pictures."""
-    seed: int = 0
-    """The same seed gives the same pictures."""
-    decode: Way | None = None
-    """How codes are decoded, as in `pure restore`."""
-    fast: bool = False
-    """Decode in the fastest lossy way, as in `pure restore`."""
-    window: int | None = None
-    """As in `pure restore`."""
-    weights: Literal["float", "int8"] | None = None
-    """int8 rounds the transformer's kernels while they are read."""
-    cache: Literal["float", "int8"] | None = None
-    """int8 rounds keys and values."""
-    against: Path | None = None
-    """Model directory of the full model, say: evaluate it too, and compare the distributions that codes are drawn
-    from."""
-    niqe: Path | None = None
-    """NIQE's pristine model, an .npz file; by default BasicSR's, which ships with this package."""
-    csv: Path | None = None
-    """Write one row per picture and method."""
-    save_images: Path | None = None
-    """Write bicubic, ours and ground truth side by side into this folder."""
-    overwrite: bool = False
-    """Replace outputs that exist already."""
-    quiet: bool = False
-    """Print nothing but errors, and the object of --json."""
-    json: bool = False
-    """Print one JSON object on stdout instead: pairs, scale, seed, images (their number), means (by method and metric),
-    rows (image, method and metrics of each; null where there is none), skipped and remarks (lists), against (codes, kl,
-    agreement, psnr and means; null without)."""
-
-    @property
-    def interrupted(self) -> str | None:
-        return f"{self.save_images} holds the pictures that were compared until then" if self.save_images else None
-
-    def run(self) -> None:
-        import pure_jax
-        from pure_jax.files import check_output_file, refuse_existing
-        from pure_jax.infer.contract import check_seed
-        from pure_jax.infer.deltas import compare, format_deltas, to_json
-        from pure_jax.infer.evaluate import METHODS, METRICS, evaluate, format_table, write_csv
-        from pure_jax.infer.metrics.niqe import load_niqe_params
-        from pure_jax.infer.metrics.perceptual import load_params
-        from pure_jax.infer.progress import Reporter
-        from pure_jax.infer.restore import Restorer
-
-        check_seed(self.seed)
-        if self.against is not None and self.save_images is not None:
-            raise PureError("pictures are saved of one model at a time; leave --against or --save-images out")
-        if self.csv is not None:
-            check_output_file(self.csv, self.overwrite)
-        if self.save_images is not None and self.save_images.is_dir() and any(self.save_images.iterdir()):
-            refuse_existing(self.save_images, self.overwrite)
-        niqe_params = load_niqe_params(self.niqe)
-        way = _said(self, "decode", "fast", "window")
-        with Reporter(self.quiet) as report:
-            report("load")
-            model = pure_jax.load(self.model, weights=self.weights, cache=self.cache)
-            options: dict[str, Any] = {
-                "scale": self.scale,
-                "seed": self.seed,
-                "perceptual_params": load_params,
-                "niqe_params": niqe_params,
-                "on_image": lambda done, total, name: report("evaluate", done, total),
-            }
-            deltas = None
-            if self.against is None:
-                restorer = Restorer(model, way, unchecked=True)
-                result = evaluate(Path(self.pairs), restorer, save_images=self.save_images, **options)
-            else:
-                deltas = compare(Path(self.pairs), model, pure_jax.load(self.against), way=way, **options)
-                result = deltas.model
-            if self.csv is not None:
-                report("write")
-                write_csv(result, self.csv)
-        if self.json:
-            facts = {
-                "pairs": str(self.pairs),
-                "scale": self.scale,
-                "seed": self.seed,
-                "images": result.images,
-                "means": {method: {name: result.mean(method, name) for name in METRICS} for method in METHODS},
-                "rows": [asdict(row) for row in result.rows],
-                "skipped": result.skipped,
-                "remarks": result.remarks,
-                "against": None if deltas is None else to_json(deltas),
-            }
-            print(json.dumps(facts))
-        elif not self.quiet:
-            print(format_table(result))
-            if deltas is not None:
-                print(format_deltas(deltas))
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """Measure how fast pictures are written here, against what this machine's memory allows."""
-
-    model: Path | None = None
-    """Model directory; by default the embedded demo model."""
-    config: Literal["pure_7b", "300m", "demo", "tiny", "nsarm_8b", "nsarm_2b", "nsarm_tiny"] | None = None
-    """Instead of a model: its sizes alone, with random weights made on the device. Of NSARM's, each part and scale is
-    timed; --precisions, --batches, --budget and --out have a meaning then."""
-    grid: str | None = None
-    """Height and width of the pictures in codes, such as 64x64; by default the model's tile."""
-    windows: str = "1,4,16"
-    """Tokens a row in one pass, each 1 to 256; 1 is the plain loop, which is always measured."""
-    batches: str = "1"
-    """Pictures decoded together, each 1 to 1024."""
-    decode: Literal["jacobi", "coupled"] = "jacobi"
-    """How windows decide what is kept, as in `pure restore`."""
-    draft: Draft = "like"
-    """The first guess of a code, as in `pure restore`."""
-    precisions: str = "auto"
-    """Of float32, bfloat16, float16, int8 (weights and cache) and auto: float32 on CPU, bfloat16 elsewhere."""
-    against: Literal["torch"] | None = None
-    """Time transformers' torch Chameleon on the same shapes too, the original's way: two forwards for a token."""
-    budget: float = 300.0
-    """Seconds; what would not end in time is left out, and named."""
-    out: Path | None = None
-    """Write benchmark.json and benchmark.png into this folder, anew after each measurement."""
-    overwrite: bool = False
-    """Replace outputs that exist already."""
-    quiet: bool = False
-    """Print nothing but errors, and the object of --json."""
-    json: bool = False
-    """Print the object of benchmark.json on stdout instead of a table: seconds, bytes and operations by name."""
-
-    @property
-    def interrupted(self) -> str | None:
-        return f"{self.out} holds what was measured until then" if self.out else None
-
-    def run(self) -> None:
-        import jax
-
-        import pure_jax
-        from pure_jax.config import PRESETS
-        from pure_jax.files import check_output_file, require_writable
-        from pure_jax.infer.benchmark.plan import Plan, read_grid, read_numbers, read_precisions
-        from pure_jax.infer.benchmark.report import facts, format_report
-        from pure_jax.infer.benchmark.subject import Subject, bare_precision, loaded, precision_options
-        from pure_jax.infer.benchmark.sweep import Budget, sweep
-        from pure_jax.infer.benchmark.torch_baseline import require_torch
-        from pure_jax.infer.benchmark.write import outputs, write
-        from pure_jax.infer.progress import Reporter
-
-        if self.model is not None and self.config is not None:
-            raise PureError("a model has its own configuration; give --model or --config, not both")
-        if not 0 < self.budget < float("inf"):
-            raise PureError(f"the budget is {self.budget} seconds, but it must be above 0")
-        jax.config.update("jax_enable_compilation_cache", False)  # compile times are to be those of a first call
-        if (self.config or "").startswith("nsarm") or (
-            self.config is None and pure_jax.load_config(self.model).family == "nsarm"
-        ):
-            self._run_scales()
-            return
-        preset = PRESETS[self.config]() if self.config else None
-
-        def subject_of(precision: str) -> Subject:
-            if preset is not None:
-                return bare_precision(preset, precision)
-            return loaded(pure_jax.load(self.model, **precision_options(precision)))
-
-        plan = Plan(
-            read_grid(self.grid) if self.grid else None,
-            read_precisions(self.precisions),
-            read_numbers("batches", self.batches),
-            read_numbers("windows", self.windows),
-            self.decode,
-            self.draft,
-            against_torch=self.against == "torch",
-        )
-        if plan.against_torch:
-            require_torch()
-        for path in outputs(self.out) if self.out else ():
-            require_writable(path)
-            check_output_file(path, self.overwrite)
-        name = self.config or str(self.model or "the demo model")
-        with Reporter(self.quiet) as progress:
-            for report in sweep(name, subject_of, plan, Budget(self.budget), progress):
-                if self.out:
-                    write(report, self.out)
-        if self.json:
-            print(json.dumps(facts(report)))
-        elif not self.quiet:
-            print(format_report(report))
-
-    def _run_scales(self) -> None:
-        """NSARM's parts and scales."""
-        import pure_jax
-        from pure_jax.checkpoint import compute_dtype
-        from pure_jax.files import check_output_file, replacing, require_writable
-        from pure_jax.infer.benchmark.plan import read_numbers, read_precisions
-        from pure_jax.infer.nsarm.benchmark import ScalesReport, format_reports, measure, random_model, to_json
-        from pure_jax.infer.progress import Reporter
-        from pure_jax.nsarm.presets import bare
-
-        precisions, batches = read_precisions(self.precisions), read_numbers("batches", self.batches)
-        if "int8" in precisions:
-            raise PureError("a model of the family nsarm cannot be quantised; leave int8 out")
-        for name in ("grid", "against"):
-            if getattr(self, name) is not None:
-                raise PureError(f"--{name} has no meaning for a model of the family nsarm; leave it out")
-        file = self.out / "benchmark.json" if self.out else None
-        if file:
-            require_writable(file)
-            check_output_file(file, self.overwrite)
-        reports: list[ScalesReport] = []
-        share = self.budget / (len(precisions) * len(batches))
-        with Reporter(self.quiet) as progress:
-            for precision in precisions:
-                progress("load")
-                if self.config:
-                    model = random_model(bare(self.config.removeprefix("nsarm_")), compute_dtype(precision))
-                else:
-                    model = pure_jax.load(self.model, dtype=precision)
-                for batch in batches:
-                    progress("measure", len(reports), len(precisions) * len(batches))
-                    reports.append(measure(self.config or str(self.model), model, batch, share))
-                    if file:
-                        with replacing(file) as beside:
-                            beside.write_text(to_json(reports), encoding="utf-8")
-        if self.json:
-            print(to_json(reports), end="")
-        elif not self.quiet:
-            print(format_reports(reports))
-
-
-def _said(command: Any, *names: str) -> dict[str, Any]:
-    """Of these options those that the user has given a value: a family need not know the others'. 0 is a value."""
-    values = {name: getattr(command, name) for name in names}
-    return {name: value for name, value in values.items() if value is not None and value is not False and value != ""}
-
-
 def _refuse(command: Any, kind: str, *names: str) -> None:
     """Raises PureError for an option that was given a value and has no meaning."""
-    for name in _said(command, *names):
+    for name in said(command, *names):
         raise PureError(f"--{name.replace('_', '-')} has no meaning for the restoration {kind}; leave it out")
 
 

@@ -19,9 +19,11 @@ from pure_jax.convert.command import Compare, Convert, Quantize
 from pure_jax.errors import PureError
 from pure_jax.files import not_writable
 from pure_jax.infer.app.command import App
-from pure_jax.infer.command import Benchmark, Evaluate, Restore
+from pure_jax.infer.benchmark.command import Benchmark
+from pure_jax.infer.command import Restore
 from pure_jax.infer.control.aliases import translated
 from pure_jax.infer.doctor.command import Doctor, Models
+from pure_jax.infer.metrics.command import Evaluate
 from pure_jax.infer.serve.command import Serve
 from pure_jax.train.ahead.command import Compile
 from pure_jax.train.command import Plot, Train

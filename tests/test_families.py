@@ -17,9 +17,9 @@ import pure_jax
 from pure_jax.__main__ import main
 from pure_jax.errors import PureError
 from pure_jax.families import FAMILIES
-from pure_jax.infer.command import Evaluate
 from pure_jax.infer.evaluate import evaluate
 from pure_jax.infer.families import RESTORE_TILES
+from pure_jax.infer.metrics.command import Evaluate
 from tests import toy
 
 SHADE = 3
