@@ -376,7 +376,7 @@ def test_a_photo_is_restored_with_a_converted_model(tmp_path: Path, source: Path
     values["sampling"]["max_text_tokens"] = 4
     (model / "config.json").write_text(json.dumps(values))
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / "in.png")
-    Restore(input=tmp_path / "in.png", output=tmp_path / "out.png", model=model, scale=2).run()
+    Restore((str(tmp_path / "in.png"), str(tmp_path / "out.png")), model=model, scale=2, unchecked=True).run()
     assert Image.open(tmp_path / "out.png").size == (32, 32)
 
 
