@@ -224,5 +224,5 @@ def test_the_notebook_runs():
         assert cell["cell_type"] == "markdown" or cell["outputs"] == []  # what was shown somewhere else is not kept
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
-    assert names["restored"].image.size == (192, 192)
+    assert names["restored"].image.size == (128, 128)
     assert names["codes"].shape == names["restored"].entropy.shape and np.isfinite(names["logits"]).all()

@@ -426,6 +426,8 @@ def test_a_thousand_pictures_need_no_more_memory_than_two_hundred(pure):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_whole_results_and_books_in_order(pure, monkeypatch, number):
     append = books._append
+    # Where the tests run in the background, SIGINT is ignored from the beginning.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt_at_the_third(file: Path, record: dict[str, Any]) -> None:
         append(file, record)
@@ -434,7 +436,10 @@ def test_an_interruption_leaves_whole_results_and_books_in_order(pure, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(books, "_append", interrupt_at_the_third)
-        outcome = pure("in", "out")
+        try:
+            outcome = pure("in", "out")
+        finally:
+            signal.signal(signal.SIGINT, former)
     assert outcome.status == 128 + number
     assert "out holds what was restored until then; the same command goes on" in outcome.err
     assert sorted(results("out")) == NAMES[:2]
