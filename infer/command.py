@@ -157,7 +157,7 @@ class Restore:
 
     def run(self) -> None:
         from pure_jax.infer.arguments import arrange
-        from pure_jax.infer.contract import check_seed
+        from pure_jax.infer.contract import check_seed, check_strength
         from pure_jax.infer.control.candidates import check_candidates
         from pure_jax.infer.control.device import use_device
         from pure_jax.infer.pictures.reading import silence_decoders
@@ -166,6 +166,7 @@ class Restore:
         if self.device is not None:
             use_device(self.device)
         check_seed(self.seed)
+        check_strength(self.strength)
         check_candidates(self.candidates, self.seed)
         if self.captions is not None and self.text:
             raise PureError("the photo has one text; give --text or --captions, not both")

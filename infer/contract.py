@@ -68,6 +68,12 @@ def check_seed(seed: int) -> None:
         raise PureError(f"the seed is {seed}, but it must lie in 0 ... {2**32 - 1}")
 
 
+def check_strength(strength: float) -> None:
+    """Raises PureError unless strength lies in 0 ... 1."""
+    if not 0.0 <= strength <= 1.0:  # so NaN ends here too
+        raise PureError(f"the strength is {strength}, but it must lie in 0 ... 1")
+
+
 def override(sampling: Any, **values: float | int | None) -> Any:
     """A family's sampling defaults with every value that is not None replaced; PureError if one is unknown or bad."""
     given = {name: value for name, value in values.items() if value is not None}

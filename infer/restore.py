@@ -14,7 +14,7 @@ from PIL import Image
 
 from pure_jax.errors import PureError
 from pure_jax.families import Model, check_options
-from pure_jax.infer.contract import Progress, RestoredTile, RestoredTiles, check_seed, silent
+from pure_jax.infer.contract import Progress, RestoredTile, RestoredTiles, check_seed, check_strength, silent
 from pure_jax.infer.control.guidance import most_frequent
 from pure_jax.infer.control.sentinels import watch
 from pure_jax.infer.families import RESTORE_TILES
@@ -125,8 +125,7 @@ class Restorer:
             PureError: an argument out of range or of another family, or a picture that cannot be used.
         """
         check_seed(seed)
-        if not 0.0 <= strength <= 1.0:  # so NaN ends here too
-            raise PureError(f"the strength is {strength}, but it must lie in 0 ... 1")
+        check_strength(strength)
         options = {**self.options, **options}
         config = self.model.config
         restore_tiles = RESTORE_TILES[config.family]

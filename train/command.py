@@ -149,6 +149,8 @@ class TrainLanguageModel:
     interrupted: ClassVar[str] = RESUMES
 
     def run(self) -> None:
+        import jax
+
         from pure_jax.train.data.image_tokenizer import load_image_tokenizer
         from pure_jax.train.data.records import open_records
         from pure_jax.train.examples import require_fitting
@@ -163,6 +165,8 @@ class TrainLanguageModel:
         recipe, watch = self.followed(), Watching(tensorboard=self.tensorboard, profile=self.profile)
         self.cluster.join()
         mesh = self.mesh or recipe.mesh
+        if mesh is None and jax.default_backend() != "cpu" and jax.device_count() == 1:
+            mesh = "data=1"  # so the state is given from step to step, instead of being there twice
         image_tokenizer = load_image_tokenizer(self.vqgan)
         source = open_batches(
             self.records, self.weights, self.text, self.captions, self.scores, self.thresholds, self.out

@@ -43,14 +43,15 @@ class StepFlops:
         return self.layers + self.attention + self.head
 
 
-def step_flops(config: TransformerConfig, batch: int, sequence: int, prompt: int) -> StepFlops:
-    """batch: sequences of `sequence` tokens, the first `prompt` of which are the question."""
+def step_flops(config: TransformerConfig, batch: int, sequence: int, prompt: int, adapted: bool = False) -> StepFlops:
+    """batch: sequences of `sequence` tokens, the first `prompt` of which are the question. adapted: LoRA, in which the
+    layers' weights have no gradient (4 instead of 6); what its adapters take is left out."""
     c, inputs = config, sequence - 1
     heads = c.head_dim * (c.num_heads + c.num_kv_heads)
     weights = c.num_layers * c.hidden_size * (2 * heads + 3 * c.intermediate_size)
     seen = inputs * (inputs + 1) / 2
     return StepFlops(
-        layers=6.0 * batch * inputs * weights,
+        layers=(4.0 if adapted else 6.0) * batch * inputs * weights,
         attention=3.0 * 4 * batch * c.num_layers * c.num_heads * c.head_dim * seen,
         head=6.0 * batch * (sequence - prompt) * c.hidden_size * c.vocab_size,
     )

@@ -20,6 +20,7 @@ from pure_jax.train.answers import Answers, Sums, require_floats, shares
 from pure_jax.train.config import LanguageModelTrainConfig
 from pure_jax.train.data.labels import Thresholds, levels, terciles
 from pure_jax.train.data.rounds import RecordRounds, Records
+from pure_jax.train.lora import init_adapters
 from pure_jax.train.optimiser import adamw, averaged, learning_rate
 from pure_jax.transformer import Transformer
 from pure_jax.vocabulary import Vocabulary
@@ -128,6 +129,11 @@ def drifted(
         # Rows of the codebook are unit vectors: the nearest has the largest product.
         moved[row, places] = vocabulary.code_to_id[np.argmax(z @ codebook.T, axis=1)]
     return moved
+
+
+def adapted_state(train: LanguageModelTrainConfig, vocabulary: Vocabulary, base: Any) -> LanguageModelState:
+    """The first state of LoRA on `base`, the frozen parameters."""
+    return first_state(train, init_adapters(base, train.lora, vocabulary, jax.random.key(train.seed)))
 
 
 @partial(jax.jit, static_argnames=("config", "train", "vocabulary"))

@@ -17,8 +17,7 @@ from pure_jax.infer.benchmark.subject import bare_vocabulary
 from pure_jax.sequence import IGNORE
 from pure_jax.train.ahead.programs import lower_train_step, question_length, sequence_length
 from pure_jax.train.flops import peak_flops, step_flops
-from pure_jax.train.language_model import first_state, init_state, make_step
-from pure_jax.train.lora import init_adapters
+from pure_jax.train.language_model import adapted_state, init_state, make_step
 from pure_jax.train.recipes.language_model import LanguageModelRecipe
 from pure_jax.train.sharding import born_from, born_sharded, read_mesh, spread, state_shardings
 from pure_jax.transformer import count_parameters
@@ -31,6 +30,8 @@ def measure(recipe: LanguageModelRecipe, mesh_text: str | None, steps: int) -> d
         PureError: a mesh or batch that does not fit the devices; too little memory.
     """
     config, train, sequence = recipe.model, recipe.train, sequence_length(recipe.model, recipe.train)
+    # One device is a mesh too: so the state is given from step to step, instead of being there twice.
+    mesh_text = mesh_text or ("data=1" if jax.device_count() == 1 else None)
     mesh = None if mesh_text is None else read_mesh(mesh_text)
     vocabulary, prompt = bare_vocabulary(config), question_length(config)
     rng = np.random.default_rng(0)
@@ -60,7 +61,7 @@ def measure(recipe: LanguageModelRecipe, mesh_text: str | None, steps: int) -> d
             "smaller train.batch"
         ) from error
     device, seconds = jax.devices()[0], median(times)
-    flops = step_flops(config.transformer, train.batch, sequence, prompt).total
+    flops = step_flops(config.transformer, train.batch, sequence, prompt, adapted=train.lora.rank > 0).total
     peak = peak_flops(device.device_kind)
     stats = device.memory_stats() or {}
     return {
@@ -93,11 +94,7 @@ def _state(recipe: LanguageModelRecipe, vocabulary: Any, codebook: np.ndarray, m
         return jax.tree.map(lambda x: x.astype(dtype), make().params)
 
     base = jax.jit(base_only)() if mesh is None else born_sharded(base_only, mesh)
-
-    def adapters(base: Any) -> Any:
-        return first_state(train, init_adapters(base, train.lora, vocabulary, jax.random.key(train.seed)))
-
-    return born_from(adapters, base, mesh), base
+    return born_from(partial(adapted_state, train, vocabulary), base, mesh), base
 
 
 def largest(recipe: LanguageModelRecipe) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from pure_jax.train.flops import step_flops
 from pure_jax.train.loop import Stream, resumed
 from pure_jax.train.runs import Run
 from pure_jax.train.sharding import on_every_device, rows_needed, state_shardings
-from pure_jax.train.start import Start, describe_start, first_state
+from pure_jax.train.start import Start, describe_start, starting_state
 from pure_jax.train.validation import Validation
 from pure_jax.vocabulary import load_vocabulary
 from pure_jax.vqgan import l2_normalize
@@ -118,7 +118,7 @@ def train_language_model(
         )
     with run.held(about):
         save_thresholds(run.out / THRESHOLDS, thresholds)
-        state, base = first_state(config, options, vocabulary, codebook, run.mesh, start)
+        state, base = starting_state(config, options, vocabulary, codebook, run.mesh, start)
         shardings = None if run.mesh is None else state_shardings(run.mesh, state)
         # Pictures that are shown alone begin where others have their question.
         first = 1 if options.uncond_prob else prompt_length
@@ -133,7 +133,7 @@ def train_language_model(
             sequence = options.sequence or prompt_length + len(
                 answer_ids(tokenizer, vocabulary, "", np.zeros((side, side), np.int32), config.text_length)
             )
-            flops = step_flops(config.transformer, options.batch, sequence, first).total
+            flops = step_flops(config.transformer, options.batch, sequence, first, adapted=options.lora.rank > 0).total
             run = replace(run, watch=replace(run.watch, tokens=options.batch * (sequence - 1), flops=flops))
         return int(run.train(state, step_fn, batch_at, options.steps).step) >= options.steps
 

@@ -21,7 +21,7 @@ from pure_jax.errors import PureError
 from pure_jax.train import language_model
 from pure_jax.train.config import LanguageModelTrainConfig, LoraConfig
 from pure_jax.train.language_model import LanguageModelState
-from pure_jax.train.lora import init_adapters, merged
+from pure_jax.train.lora import merged
 from pure_jax.train.runs import CONFIG, Run
 from pure_jax.train.sharding import born_from, born_sharded
 from pure_jax.vocabulary import Vocabulary
@@ -137,7 +137,7 @@ def describe_start(start: Start | None) -> dict[str, Any] | None:
     return dataclasses.asdict(dataclasses.replace(start, model=model))
 
 
-def first_state(
+def starting_state(
     config: ModelConfig,
     train: LanguageModelTrainConfig,
     vocabulary: Vocabulary,
@@ -157,19 +157,14 @@ def first_state(
     params = start_params(start, config, vocabulary, codebook, dtype=dtype, seed=train.seed, mesh=mesh)
     if not train.lora.rank:
         return born_from(partial(language_model.first_state, train), params, mesh), None
-    key = jax.random.key(train.seed)
-
-    def adapters(base: Any) -> LanguageModelState:
-        return language_model.first_state(train, init_adapters(base, train.lora, vocabulary, key))
-
-    return born_from(adapters, params, mesh), params
+    return born_from(partial(language_model.adapted_state, train, vocabulary), params, mesh), params
 
 
 def trained_params(run: Run, config: ModelConfig, vocabulary: Vocabulary, codebook: np.ndarray) -> Any:
     """The whole network of a run, float32: what was trained, or the adapted model with its adapters merged.
 
     Raises:
-        PureError: there is no checkpoint that can be read; the adapted model is not there any more, or another one.
+        PureError: there is no checkpoint that can be read; the adapted model is not there any more, or of other sizes.
     """
     params = run.params()
     if "lora" not in params:
@@ -180,6 +175,8 @@ def trained_params(run: Run, config: ModelConfig, vocabulary: Vocabulary, codebo
 
 def adaptation_of(run: Run) -> tuple[Start, LoraConfig, int]:
     """What a run of LoRA adapts, and how; its seed. Raises PureError for another run."""
+    if not (run.out / CONFIG).is_file():
+        raise PureError(f"{run.out} is no training run; give the --out of `pure train lm`")
     told = read_json(run.out / CONFIG)
     if not told["train"]["lora"]["rank"]:
         raise PureError(f"{run.out} trained the whole network, and has no adapters")

@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,7 +17,9 @@ from pure_jax.__main__ import main
 from pure_jax.config import pure_7b
 from pure_jax.errors import PureError
 from pure_jax.pure import parameter_shapes
+from pure_jax.sharding import make_mesh
 from pure_jax.train.ahead.chips import Chip, prepare
+from pure_jax.train.ahead.programs import lower_train_step, sequence_length
 from pure_jax.train.ahead.report import advice, collectives, overflow, token_rate
 from pure_jax.train.flops import step_flops
 from pure_jax.train.recipes.language_model import language_model_recipe
@@ -48,6 +52,17 @@ def test_the_step_and_the_loop_compile_for_four_chips():
     assert step["given_away"] == pytest.approx(step["arguments"] - tokens, abs=1e-5)
     assert step["collectives"]["all-gather"] > 0 and step["temporaries"] < 0.25
     assert loop["given_away"] > 0
+
+
+def test_the_step_of_lora_is_lowered_with_its_frozen_base_as_an_argument():
+    recipe = language_model_recipe("tiny", ["train.lora.rank=2", "train.compute_dtype=bfloat16"])
+    mesh = make_mesh(devices=jax.devices()[:1])
+    lowered = lower_train_step(recipe.model, recipe.train, mesh, sequence_length(recipe.model, recipe.train))
+    state, _, base = lowered.args_info[0]
+    assert set(state.params) == {"lora", "codes"}
+    assert {leaf.dtype for leaf in jax.tree.leaves(base)} == {jnp.dtype(jnp.bfloat16)}
+    assert not any(leaf.donated for leaf in jax.tree.leaves(base))
+    assert all(leaf.donated for leaf in jax.tree.leaves(state))
 
 
 @compiler
@@ -97,6 +112,8 @@ def test_flops_are_six_a_weight_and_token_and_twelve_a_pair_in_the_triangle():
     assert found.head == 6 * 4096 * 73_728 * 2 * 7
     pairs = sum(1 for query in range(10) for key in range(10) if key <= query)
     assert found.attention == 12 * 32 * 4096 * pairs * 2
+    adapted = step_flops(config, batch=2, sequence=11, prompt=4, adapted=True)
+    assert adapted.layers == found.layers * 4 / 6 and adapted.head == found.head
     assert found.total == found.layers + found.head + found.attention
 
 

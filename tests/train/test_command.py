@@ -270,6 +270,8 @@ def test_a_model_is_trained_on_and_adapted(home, tmp_path):
 
     with pytest.raises(PureError, match="trained the whole network, and has no adapters"):
         Export(tmp_path / "none", lm=tmp_path / "whole", adapters=True).run()
+    with pytest.raises(PureError, match="absent is no training run"):
+        Export(tmp_path / "none", lm=tmp_path / "absent", adapters=True).run()
     with pytest.raises(PureError, match="give one with --start"):
         TrainLanguageModel(out=tmp_path / "no", train=lora, **common | {"start": None}).run()
     with pytest.raises(PureError, match="has num_layers 2, but the recipe says 3"):

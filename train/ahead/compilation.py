@@ -50,7 +50,7 @@ def compile_for(
         "programs": [],
     }
     if "train" in programs:
-        flops = step_flops(config.transformer, train.batch, sequence, prompt)
+        flops = step_flops(config.transformer, train.batch, sequence, prompt, adapted=train.lora.rank > 0)
         rows = train.batch // train.accumulate / (mesh.shape[ROWS[0]] * mesh.shape[ROWS[1]])
         own = compile_program("train step", lambda: lower_train_step(config, train, mesh, sequence))
         tokens = train.batch * (sequence - 1)

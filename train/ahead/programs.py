@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,8 @@ from pure_jax.infer.decoding.prefill import open_images
 from pure_jax.infer.decoding.rows import Rows, decode_rows
 from pure_jax.pure import parameter_shapes
 from pure_jax.sharding import MESH_AXES, parameter_sharding
-from pure_jax.train.config import LanguageModelTrainConfig
-from pure_jax.train.language_model import init_state, make_step
+from pure_jax.train.config import LanguageModelTrainConfig, LoraConfig
+from pure_jax.train.language_model import adapted_state, init_state, make_step
 from pure_jax.train.sharding import ROWS, mesh_sizes, state_shardings
 from pure_jax.transformer import Transformer
 
@@ -72,12 +73,22 @@ def lower_train_step(config: ModelConfig, train: LanguageModelTrainConfig, mesh:
         )
     vocabulary = bare_vocabulary(config)
     codebook = jax.ShapeDtypeStruct((config.vqgan.codebook_size, config.vqgan.codebook_dim), jnp.float32)
-    state = jax.eval_shape(partial(init_state, config, train, vocabulary), codebook)
+    whole = dataclasses.replace(train, lora=LoraConfig())
+    state = jax.eval_shape(partial(init_state, config, whole, vocabulary), codebook)
+    base: tuple[Any, ...] = ()
+    if train.lora.rank:
+        dtype = jnp.dtype(train.compute_dtype)
+        frozen = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), state.params)
+        base = (_in_place(frozen, state_shardings(mesh, frozen)),)
+        state = jax.eval_shape(partial(adapted_state, train, vocabulary), frozen)
     shardings = state_shardings(mesh, state)
-    placed = jax.tree.map(lambda s, own: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=own), state, shardings)
     tokens = _placed(mesh, (train.batch, sequence), jnp.int32, ROWS)
     step = make_step(config, train, vocabulary, question_length(config), shardings)
-    return step.lower(placed, (tokens, tokens))
+    return step.lower(_in_place(state, shardings), (tokens, tokens), *base)
+
+
+def _in_place(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda s, own: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=own), shapes, shardings)
 
 
 def lower_decode_loop(config: ModelConfig, mesh: Mesh, batch: int, dtype: Any = jnp.bfloat16) -> Any:

@@ -46,8 +46,8 @@ def pure_7b_recipe() -> LanguageModelRecipe:
 
 
 def pure_7b_lora_recipe() -> LanguageModelRecipe:
-    """PURE's released weights, adapted: rank 8 at the queries and values (what the released flags name), a tenth of the
-    rate's height per unit of data that a full training needs, for eight chips or one large GPU."""
+    """A model that is there, adapted: rank 8 at the queries and values (what the released flags name); batch, steps and
+    rate are ours, of no publication. For eight chips."""
     full = pure_7b_recipe()
     return dataclasses.replace(
         full,
