@@ -319,7 +319,8 @@ class Dense(nn.Dense):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        y = super().__call__(x)
+        # As one axis: XLA's CPU products for the gradient of a kernel sum over one axis twice as fast as over two.
+        y = super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.features)
         if not self.has_variable("lora", "a"):
             return y
         a, b = (jnp.asarray(self.get_variable("lora", name), self.dtype) for name in "ab")

@@ -124,6 +124,7 @@ class Answers:
         return own(head, hidden[:, self.prompt_length - 1 :], labels[:, self.prompt_length :])
 
     def _of_logits(self, head: Array, hidden: Array, targets: Array) -> Sums:
+        hidden, targets = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)  # one axis, as in transformer.Dense
         logits = jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
         nll, valid = cross_entropy(logits, targets)
         masks = self.masks(targets)

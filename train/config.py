@@ -190,11 +190,15 @@ class LanguageModelTrainConfig:
     """Moves the HQ codes that the model reads, not those it must predict: see `drifted`."""
     ema_decay: float = 0.0
     """Of the averaged weights that are exported; 0 exports the last ones."""
+    muon: float = 0.0
+    """The layers' matrices follow Muon (Jordan et al. 2024), not AdamW, at the learning rate times this; 0: none."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
     def __post_init__(self) -> None:
-        require(self, **RUN, drift=(0.0, 100.0), ema_decay=SHARE, uncond_prob=SHARE)
+        require(self, **RUN, drift=(0.0, 100.0), ema_decay=SHARE, uncond_prob=SHARE, muon=(0.0, 1e3))
+        if self.muon and self.lora.rank:
+            raise PureError("muon is for the layers' matrices, which LoRA does not train; leave one of them out")
         if self.sequence is not None:
             require(self, sequence=(2, 2**20))
         require(self, accumulate=(1, self.batch), z_loss=WEIGHT, logit_rows=(0, 10**9))

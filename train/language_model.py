@@ -21,7 +21,7 @@ from pure_jax.train.config import LanguageModelTrainConfig
 from pure_jax.train.data.labels import Thresholds, levels, terciles
 from pure_jax.train.data.rounds import RecordRounds, Records
 from pure_jax.train.lora import init_adapters
-from pure_jax.train.optimiser import adamw, averaged, learning_rate
+from pure_jax.train.optimiser import adamw, averaged, learning_rate, muon
 from pure_jax.transformer import Transformer
 from pure_jax.vocabulary import Vocabulary
 
@@ -166,9 +166,16 @@ def init_state(
     return first_state(train, params)
 
 
+def optimiser(train: LanguageModelTrainConfig) -> optax.GradientTransformation:
+    """AdamW, or Muon with it."""
+    if train.muon:
+        return muon(train.optimiser, train.steps, train.muon)
+    return adamw(train.optimiser, train.steps)
+
+
 def first_state(train: LanguageModelTrainConfig, params: Any) -> LanguageModelState:
     """The state in which these parameters have seen nothing yet."""
-    opt_state = adamw(train.optimiser, train.steps).init(params)
+    opt_state = optimiser(train).init(params)
     ema = jax.tree.map(jnp.copy, params) if train.ema_decay else None
     return LanguageModelState(jnp.zeros((), jnp.int32), params, ema, opt_state)
 
@@ -194,7 +201,7 @@ def make_step(
     """
     mesh = None if shardings is None else jax.tree.leaves(shardings)[0].mesh
     answers = Answers(config, train, vocabulary, prompt_length, mesh)
-    tx = adamw(train.optimiser, train.steps)
+    tx = optimiser(train)
 
     def loss_fn(params: Any, base: Any, tokens: Array, labels: Array, key: Array, count: Array) -> tuple[Array, Sums]:
         sums = answers.sums(params, base, tokens, labels, key)

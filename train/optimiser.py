@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from optax.contrib import MuonDimensionNumbers
 
 from pure_jax.train.config import OptimiserConfig
+
+MUON_RMS = 0.2
+"""Root mean square of Muon's updates at a rate of 1: AdamW's, so that one rate serves both (Liu et al. 2025, Muon is
+Scalable for LLM Training, section 2.2)."""
 
 
 def learning_rate(config: OptimiserConfig, total_steps: int) -> optax.Schedule:
@@ -48,6 +54,38 @@ def adamw(
             mask=decays,
         ),
     )
+
+
+def muon(config: OptimiserConfig, total_steps: int, scale: float) -> optax.GradientTransformation:
+    """Global-norm clip, then Muon (momentum 0.95, five Newton-Schulz steps) at the rate times `scale` for the matrices
+    of the layers, and AdamW, with Nesterov's momentum too, for all else."""
+    rate = learning_rate(config, total_steps)
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.contrib.muon(
+            lambda step: scale * rate(step),
+            adam_learning_rate=rate,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            adam_weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=layer_matrices,
+            consistent_rms=MUON_RMS,
+        ),
+    )
+
+
+def layer_matrices(params: Any) -> Any:
+    """A tree like params of which axes Muon reads as rows and columns, and None where it has no say: embeddings, the
+    head, norms and biases. Kernels [in, out], or [layers, in, out] of scanned layers."""
+
+    def of(path: tuple[Any, ...], leaf: Any) -> MuonDimensionNumbers | None:
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        matrix = names[-1:] == ["kernel"] and "lm_head" not in names and leaf.ndim == 2 + ("layers" in names)
+        return MuonDimensionNumbers(-2, -1) if matrix else None
+
+    return jax.tree_util.tree_map_with_path(of, params)
 
 
 def averaged(average: Any, params: Any, step: Array, decay: float) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 import jax
@@ -53,7 +54,8 @@ def state_shardings(mesh: Mesh, state: Any, network: str = "transformer") -> Any
     """
 
     def of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        # What precedes an attribute is the optimiser's own, such as which of two methods a part of the state is of.
+        names = [key.key for key in takewhile(lambda key: isinstance(key, jax.tree_util.DictKey), reversed(path))][::-1]
         if not names:
             return NamedSharding(mesh, PartitionSpec())
         return parameter_sharding(mesh, ".".join([network, *names] if network else names), leaf.shape)

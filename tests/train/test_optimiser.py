@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from pure_jax.train.config import OptimiserConfig
-from pure_jax.train.optimiser import adamw, learning_rate
+from pure_jax.train.optimiser import adamw, learning_rate, muon
 
 STEPS = 1484  # two epochs of 742; half an epoch of warm-up is 371
 
@@ -81,3 +83,52 @@ def test_decay_acts_on_every_leaf_norms_and_biases_too():
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     for leaf in jax.tree.leaves(updates):
         np.testing.assert_allclose(leaf, -0.5 * 0.1, rtol=1e-6)
+
+
+def test_the_first_update_of_muon_is_that_of_torch_for_layers_matrices_and_of_them_alone():
+    rng = np.random.default_rng(0)
+    config = OptimiserConfig(1e-2, 1e-2, warmup_steps=0, clip_norm=1e9)
+    shapes = {
+        "layers_0": {"mlp": {"kernel": (6, 16)}, "q_norm": {"weight": (1, 8)}, "o_proj": {"kernel": (8, 8)}},
+        "lm_head": {"kernel": (6, 16)},
+        "embed": {"embedding": (16, 6)},
+    }
+    draw = partial(jax.tree.map, lambda shape: rng.normal(size=shape).astype(np.float32), is_leaf=_is_shape)
+    params, grads = draw(shapes), draw(shapes)
+    tx = muon(config, 10, 3.0)
+    updates, _ = tx.update(grads, tx.init(params), params)
+
+    def of_torch(param, grad):
+        weight = torch.tensor(param, requires_grad=True)
+        weight.grad = torch.tensor(grad)
+        torch.optim.Muon([weight], lr=3e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw").step()
+        return weight.detach().numpy() - param
+
+    for own in ("mlp", "o_proj"):
+        matrix = params["layers_0"][own]["kernel"]
+        expected = of_torch(matrix, grads["layers_0"][own]["kernel"])
+        # torch's Newton-Schulz runs in bfloat16. Measured: 3.9e-4, of updates of 1.6e-2.
+        np.testing.assert_allclose(updates["layers_0"][own]["kernel"], expected, rtol=0, atol=8e-4)
+    for rest in (("lm_head", "kernel"), ("embed", "embedding")):
+        param, grad, update = (tree[rest[0]][rest[1]] for tree in (params, grads, updates))
+        # The sign of the gradient, which Nesterov's momentum makes 1 + 0.9 * 0.1 / (1 - 0.9^2) long in the first step.
+        np.testing.assert_allclose(update, -1e-2 * (28 / 19 * np.sign(grad) + 0.1 * param), rtol=0, atol=1e-6)
+
+
+def test_scanned_layers_follow_muon_one_by_one():
+    rng = np.random.default_rng(1)
+    kernels, grads = (rng.normal(size=(3, 6, 16)).astype(np.float32) for _ in range(2))
+    tx = muon(OptimiserConfig(1e-2, warmup_steps=0), 10, 1.0)
+
+    def update(params, grads):
+        return tx.update(grads, tx.init(params), params)[0]
+
+    together = update({"layers": {"kernel": kernels}}, {"layers": {"kernel": grads}})["layers"]["kernel"]
+    for i in range(3):
+        own = update({"layers_0": {"kernel": kernels[i]}}, {"layers_0": {"kernel": grads[i]}})["layers_0"]["kernel"]
+        # Measured: 4.7e-9.
+        np.testing.assert_allclose(together[i], own, rtol=0, atol=1e-8)
+
+
+def _is_shape(value):
+    return isinstance(value, tuple)

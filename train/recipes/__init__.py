@@ -69,10 +69,11 @@ def demo_recipe() -> Recipe:
         ),
         lm=LanguageModelTrainConfig(
             batch=8,
-            steps=24_000,
+            steps=6000,
             drift=0.25,
             ema_decay=0.999,
-            optimiser=OptimiserConfig(1.5e-3, 1e-5, warmup_steps=150, decay_steps=2000, clip_norm=1.0),
+            muon=2.0,
+            optimiser=OptimiserConfig(3e-3, 1e-5, warmup_steps=100, decay_steps=1200, clip_norm=1.0),
         ),
         decoder=DecoderTrainConfig(),
     )
