@@ -24,14 +24,14 @@ class Recipe:
     decoder: DecoderTrainConfig
     regions_per_round: int = 128
     """Regions of 16 pairs of tiles that are made, read once, and replaced by others while the language model trains."""
-    decoder_regions: int = 256
+    decoder_regions: int = 128
     """Regions that the language model restores for the decoder's training,"""
     regions_per_part: int = 8
     """so many between two looks at the clock."""
     tuning_photos: int = 12
     """Photos of the train split that no stage trains on: the sampling defaults are chosen on them."""
     tuning_crop: int = 192
-    temperatures: tuple[float, ...] = (0.5, 0.7, 0.85, 1.0)
+    temperatures: tuple[float, ...] = (0.6, 0.8, 1.0)
     top_k: tuple[float, ...] = (32.0, 256.0)
     largest_psnr_loss: float = 1.5
     """Of the sampling settings that lose at most so many dB of PSNR-Y against bicubic, the best to look at is taken."""
