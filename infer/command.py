@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pure_jax.infer.contract import Progress
     from pure_jax.infer.pictures.reading import Frames
     from pure_jax.infer.pictures.sizing import Size
+    from pure_jax.infer.progress import Reporter
     from pure_jax.infer.restore import Restoration
 
 SOME_FAILED = 1
@@ -83,6 +84,9 @@ class Restore:
     """What the photo shows, instead of the model's words; with --text not at all."""
     one_description: bool = False
     """Tell all tiles what the model says of most of them, instead of each its own."""
+    ask: bool = False
+    """Show how degraded the model takes the photo to be and what it takes it to show, and ask for corrections, before
+    it draws. Of a single photo."""
     captions: Path | None = None
     """File with one JSON object a line, of image_path and long_caption: the photo's own is its --text."""
     faithful: bool = False
@@ -179,6 +183,7 @@ class Restore:
     def _restore_photo(self, source: str, named: str | None) -> None:
         from pure_jax.files import refuse_existing
         from pure_jax.infer.arguments import STREAM
+        from pure_jax.infer.control.guidance import once
         from pure_jax.infer.facts import facts_of
         from pure_jax.infer.pictures.heatmap import entropy_heatmap
         from pure_jax.infer.pictures.reading import Frames, decode, read_file
@@ -200,6 +205,10 @@ class Restore:
         if named not in (None, STREAM) and self.format is not None:
             raise PureError(f"--format has no meaning for output {named!r}, whose name says it; leave it out")
         suffix = f".{self.format or 'png'}"
+        if self.ask and source == STREAM:
+            raise PureError(
+                "--ask reads answers from standard input, where the photo comes from; name the photo's file"
+            )
         to_stream = named == STREAM or (named is None and source == STREAM)
         output = Path(f"standard output{suffix}") if to_stream else _default_output(source, suffix, named)
         if to_stream:
@@ -231,6 +240,8 @@ class Restore:
         shown.check(taken, first, sizes[0], self.overwrite)
         own = self._own_settings(Path(source))
         with Reporter(self.quiet) as reporter, StageClock(reporter) as report:
+            if self.ask:
+                own["ask"] = once(partial(_ask, reporter, report))
             restore, model, remarks = self._opened(report)
             results = restore(photo, scale, own, report)
             report("write")
@@ -286,7 +297,7 @@ class Restore:
         from pure_jax.infer.pictures.writing import check_kind
         from pure_jax.infer.progress import Reporter
 
-        _refuse(self, "of a folder", "entropy_map", "side_by_side", "report")
+        _refuse(self, "of a folder", "entropy_map", "side_by_side", "report", "ask")
         suffix = f".{self.format or 'png'}"
         check_kind(f"a{suffix}", quality=self.quality)
         check_folders(inputs, folder, self.allow_inside)
@@ -420,6 +431,14 @@ def _refuse(command: Any, kind: str, *names: str) -> None:
     """Raises PureError for an option that was given a value and has no meaning."""
     for name in said(command, *names):
         raise PureError(f"--{name.replace('_', '-')} has no meaning for the restoration {kind}; leave it out")
+
+
+def _ask(reporter: Reporter, report: Progress, reading: Mapping[str, str], description: str | None) -> Any:
+    from pure_jax.infer.control.asking import ask_on_terminal
+
+    report("ask", 0, 0)
+    with reporter.paused():
+        return ask_on_terminal(reading, description)
 
 
 def _default_output(source: str, suffix: str, named: str | None) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import Self
@@ -37,6 +39,7 @@ class Reporter:
         self._stage = _Stage("", 0, 0)
         self._interval = interval
         self._closed = Event()
+        self._resting = False
         # A thread of its own, because compiling takes minutes in which nobody calls.
         self._lines = None if quiet or console.is_terminal else Thread(target=self._repeat, daemon=True)
 
@@ -66,9 +69,21 @@ class Reporter:
         """A line that stays, above the bar where there is one."""
         self._bar.console.print(f"pure: {line}", markup=False, highlight=False, soft_wrap=True)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Neither bar nor lines for the block, in which the terminal is somebody else's."""
+        self._bar.stop()
+        self._resting = True
+        try:
+            yield
+        finally:
+            self._resting = False
+            self._bar.start()
+
     def _repeat(self) -> None:
         while not self._closed.wait(self._interval):
-            _print(self._stage.status(time.monotonic()))
+            if not self._resting:
+                _print(self._stage.status(time.monotonic()))
 
 
 @dataclass

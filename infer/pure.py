@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +12,11 @@ from PIL import Image
 from pure_jax.config import ModelConfig, SamplingConfig
 from pure_jax.errors import PureError
 from pure_jax.infer.contract import Preview, Progress, RestoredTile, RestoredTiles
-from pure_jax.infer.control.guidance import Guidance
+from pure_jax.infer.control.guidance import Ask, Guidance
 from pure_jax.infer.decoding.cost import Lengths, Network
 from pure_jax.infer.decoding.generate import Answer, generate, read, usual_batch
 from pure_jax.infer.decoding.memory import Memory, decode_memory
+from pure_jax.infer.decoding.told import Words
 from pure_jax.infer.decoding.ways import FAST, usual_way, way_of_decoding
 from pure_jax.model import Model
 
@@ -37,6 +38,7 @@ def restore_tiles(
     reading: Mapping[str, str] | None = None,
     description: str = "",
     one_description: bool = False,
+    ask: Ask | None = None,
     faithful: bool = False,
     decode: str | None = None,
     fast: bool = False,
@@ -50,6 +52,7 @@ def restore_tiles(
     Args:
         text: words that every answer must begin with; the model continues them.
         guidance, reading, description, one_description: see `pure_jax.infer.control.guidance.Guidance`; not with text.
+        ask: is shown what the model says of the photo before it draws, and may correct it; not with text.
         memory: see `pure_jax.infer.decoding.generate.generate`.
         faithful, decode, window, draft: see `pure_jax.infer.decoding.ways.way_of_decoding`.
         fast: decode in the fastest lossy way.
@@ -60,8 +63,8 @@ def restore_tiles(
         PureError: what `generate` and `way_of_decoding` refuse.
     """
     guided = Guidance(guidance, reading or {}, description, one_description)
-    if text and not guided.usual:
-        raise PureError("text says how answers begin; leave it out, or guidance, reading and descriptions")
+    if text and not (guided.usual and ask is None):
+        raise PureError("text says how answers begin; leave it out, or guidance, reading, descriptions and ask")
     if fast:
         if faithful or decode is not None:
             raise PureError(f"--fast has no meaning with {'--faithful' if faithful else '--decode'}")
@@ -77,9 +80,13 @@ def restore_tiles(
         if preview is not None:
             preview(places, share, so_far)
 
-    words = None
-    if not guided.usual:
-        words = guided.words(count, lambda told: read(model, codes, sampling=sampling, words=told, batch=batch))
+    def says(told: Sequence[Words] | None) -> list[str]:
+        return read(model, codes, sampling=sampling, words=told, batch=batch)
+
+    if ask is not None:
+        progress("read", 0, 0)
+        guided = guided.asked(says(None), ask)
+    words = None if guided.usual else guided.words(count, says)
     answers = generate(
         model,
         codes,

@@ -15,7 +15,7 @@ from PIL import Image
 from pure_jax.errors import PureError
 from pure_jax.families import Model, check_options
 from pure_jax.infer.contract import Progress, RestoredTile, RestoredTiles, check_seed, check_strength, silent
-from pure_jax.infer.control.guidance import most_frequent
+from pure_jax.infer.control.guidance import once, vote
 from pure_jax.infer.control.sentinels import watch
 from pure_jax.infer.families import RESTORE_TILES
 from pure_jax.infer.pictures.colour import COLOUR_FIXES, mix
@@ -25,7 +25,6 @@ from pure_jax.infer.pictures.reading import Photo, as_picture
 from pure_jax.infer.pictures.sizing import MAX_SCALE
 from pure_jax.infer.pictures.tiles import TilePlan, blend, cut, plan_tiles
 from pure_jax.infer.preview import Canvas
-from pure_jax.sequence import LEVELS, split_reading
 
 ALPHA_WAYS = ("bicubic", "model")
 
@@ -153,6 +152,8 @@ class Restorer:
         if preview is not None and "preview" in inspect.signature(restore_tiles).parameters:
             canvas = Canvas(shown[: len(plan.corners)], plan, COLOUR_FIXES[fix], preview)
             options["preview"] = partial(canvas.update, np.flatnonzero(~flat))
+        if "ask" in options:  # tiles that are drawn again need the answer once more
+            options["ask"] = once(options["ask"])
         restore_some = partial(restore_tiles, self.model, batch=batch, progress=progress)
 
         def restore_rest(tiles: np.ndarray) -> RestoredTiles:
@@ -185,7 +186,7 @@ class Restorer:
             opacity = rest[0][..., 1] if rest else enlarge(picture.alpha, height, width)
         colours = all_tiles[:count]
         texts = [tile.text for tile in colours]
-        degradation, description = _vote(texts)
+        degradation, description = vote(texts)
         return Restoration(
             picture=replace(picture, rgb=rgb, alpha=opacity, fine=samples, remarks=()),
             degradation=degradation,
@@ -244,21 +245,10 @@ def _once_more(options: Mapping[str, Any], first: RestoredTiles) -> dict[str, An
     """The options for tiles that are drawn again: nobody watches them, and the photo keeps its one description."""
     again = {name: value for name, value in options.items() if name not in ("preview", "one_description")}
     if options.get("one_description"):
-        again["description"] = _vote([tile.text for tile in first.tiles])[1]
+        again["description"] = vote([tile.text for tile in first.tiles])[1]
     return again
 
 
 def _merge(tiles: list[RestoredTile], plan: TilePlan) -> np.ndarray:
     """float32 [H, W, 3] in [0, 1]."""
     return blend((tile.image for tile in tiles), plan) / 255.0
-
-
-def _vote(texts: list[str]) -> tuple[dict[str, str] | None, str]:
-    """The middle level of each degradation and the most frequent description."""
-    readings, descriptions = zip(*map(split_reading, texts), strict=True)
-    found = [reading for reading in readings if reading is not None]
-    degradation = None
-    if found:
-        ranks = {name: sorted(LEVELS.index(reading[name]) for reading in found) for name in ("blur", "noise")}
-        degradation = {name: LEVELS[rank[len(rank) // 2]] for name, rank in ranks.items()}
-    return degradation, most_frequent(descriptions)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Most of the tests' time is compilation of programs that then run for milliseconds, so XLA is to optimise them little:
 # the same operations in the same precision, in less code. It reads this when the first device is touched; commands
-# that tests start inherit it. What the caller has set comes later and wins. Not level 0, half a level faster still:
-# there jaxlib 0.10.2 takes another maximum than the largest in tests/infer/decoding/test_windows.py.
+# that tests start inherit it. What the caller has set comes later and wins.
 QUICK = (
     "--xla_backend_optimization_level=1",
     "--xla_cpu_use_fusion_emitters=false",
@@ -17,6 +17,8 @@ QUICK = (
 FLAGS = os.environ.get("XLA_FLAGS", "").split()
 if FLAGS[: len(QUICK)] != [*QUICK]:  # workers of pytest-xdist have them from the first process
     os.environ["XLA_FLAGS"] = " ".join([*QUICK, *FLAGS])
+# Level 0 takes half the time of level 1, which is for the tests that are marked `optimised`.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -32,3 +34,17 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"needs the data folder {SHARED_DATA.name} beside the checkout (../shared/data), which is absent")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _optimised(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Programs of a file of tests that is marked `optimised` are compiled at level 1, and shared with no other file."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    if not before or request.node.get_closest_marker("optimised") is None:
+        yield
+        return
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pure_jax.errors import PureError
 from pure_jax.infer.decoding.told import Words
@@ -13,6 +13,9 @@ from pure_jax.sequence import GUIDANCE, LEVELS, degradation_sentence, guiding_te
 KINDS = ("blur", "noise")
 Read = Callable[[Sequence[Words] | None], list[str]]
 """What the model would say of each tile, if its answers began with these words."""
+Ask = Callable[[Mapping[str, str], str | None], tuple[Mapping[str, str], str]]
+"""Shown the levels of "blur" and "noise" and the description of a photo, "" where the model says none; {} and None for
+what the mode leaves out. Gives what the user knows better, {} and "" for nothing."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,27 @@ class Guidance:
             Words(guiding_text(self.mode, *parts), True) for parts in zip(readings, descriptions, strict=True)
         ]  # fmt: skip
 
+    def asked(self, said: Sequence[str], ask: Ask) -> Guidance:
+        """The same with the user's corrections. said: what the model says of each tile.
+
+        Raises:
+            PureError: the mode leaves out all that could be asked; corrections that the mode leaves out.
+        """
+        if self.mode == "none":
+            raise PureError("there is nothing to ask with guidance none; leave one out")
+        reading, description = vote(said)
+        levels, words = ask(
+            {**dict.fromkeys(KINDS, ""), **(reading or {}), **self.reading} if self.perceives else {},
+            (self.description or description) if self.understands else None,
+        )
+        own = words or self.description
+        return replace(
+            self,
+            reading={**self.reading, **levels},
+            description=own,
+            one_description=self.one_description and not own,
+        )
+
     def _readings(self, count: int, read: Read) -> list[str]:
         """Degradation sentences; "" for a tile of which neither the user nor the model says enough."""
         if all(kind in self.reading for kind in KINDS):
@@ -95,3 +119,27 @@ def most_frequent(descriptions: Sequence[str]) -> str:
     """What is said most often, the first of equals; "" if nothing is."""
     spoken = Counter(description for description in descriptions if description)
     return spoken.most_common(1)[0][0] if spoken else ""
+
+
+def vote(texts: Sequence[str]) -> tuple[dict[str, str] | None, str]:
+    """Of what is said of all tiles the middle level of each degradation, None if none is, and the most frequent
+    description."""
+    readings, descriptions = zip(*map(split_reading, texts), strict=True)
+    found = [reading for reading in readings if reading is not None]
+    degradation = None
+    if found:
+        ranks = {kind: sorted(LEVELS.index(reading[kind]) for reading in found) for kind in KINDS}
+        degradation = {kind: LEVELS[rank[len(rank) // 2]] for kind, rank in ranks.items()}
+    return degradation, most_frequent(descriptions)
+
+
+def once(ask: Ask) -> Ask:
+    """Asks the first time, and gives the same answer from then on."""
+    answers: list[tuple[Mapping[str, str], str]] = []
+
+    def first(reading: Mapping[str, str], description: str | None) -> tuple[Mapping[str, str], str]:
+        if not answers:
+            answers.append(ask(reading, description))
+        return answers[0]
+
+    return first

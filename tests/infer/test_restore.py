@@ -20,7 +20,7 @@ from pure_jax.infer.decoding.generate import Answer
 from pure_jax.infer.pictures.picture import Picture
 from pure_jax.infer.pictures.reading import read_picture
 from pure_jax.infer.pure import _in_parts, _remarks
-from pure_jax.infer.restore import Restoration, Restorer, _vote, output_size
+from pure_jax.infer.restore import Restoration, Restorer, output_size
 from tests.models import tiny_model
 
 TILE, STRIDE = 32, 4
@@ -308,22 +308,6 @@ def test_the_words_of_the_tiles_are_returned_without_those_of_the_transparency(p
 def test_the_entropy_of_each_tile_lies_where_the_tile_lies(perfect):
     entropy = perfect(photo(size=(32, 16)), scale=2, overlap=0).entropy
     np.testing.assert_array_equal(entropy, np.repeat([[0.0, 1.0]], SIDE, axis=1).repeat(SIDE, axis=0))
-
-
-def test_the_vote_takes_the_middle_level_and_the_most_frequent_description():
-    texts = [
-        "Small blur, large noise. A cat.",
-        "Large blur, large noise. A dog.",
-        "",
-        "Medium blur, small noise. A dog.",
-    ]
-    assert _vote(texts) == ({"blur": "medium", "noise": "large"}, "A dog.")
-
-
-def test_tiles_without_a_reading_have_no_vote():
-    assert _vote(["A cat.", "A cat.", "Small blur, small noise."]) == ({"blur": "small", "noise": "small"}, "A cat.")
-    assert _vote(["A cat."]) == (None, "A cat.")
-    assert _vote(["", ""]) == (None, "")
 
 
 def test_a_picture_opened_by_force_is_remarked(restore):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pure_jax.errors import PureError
-from pure_jax.infer.control.guidance import Guidance
+from pure_jax.infer.control.guidance import Guidance, once, vote
 from pure_jax.infer.decoding.generate import generate, read
 from pure_jax.infer.decoding.told import Words, told_ids
 from pure_jax.sequence import answer_text_ids
@@ -107,3 +107,58 @@ def test_too_many_words_are_refused(lq):
     model = tiny_model(num_layers=1, text_length=None)
     with pytest.raises(PureError, match=r"more than max_text_tokens \(7\)"):
         generate(model, lq, words=[Words("A very long description of it all.", True)] * 2)
+
+
+def test_the_vote_takes_the_middle_level_and_the_most_frequent_description():
+    texts = [
+        "Small blur, large noise. A cat.",
+        "Large blur, large noise. A dog.",
+        "",
+        "Medium blur, small noise. A dog.",
+    ]
+    assert vote(texts) == ({"blur": "medium", "noise": "large"}, "A dog.")
+
+
+def test_tiles_without_a_reading_have_novote():
+    assert vote(["A cat.", "A cat.", "Small blur, small noise."]) == ({"blur": "small", "noise": "small"}, "A cat.")
+    assert vote(["A cat."]) == (None, "A cat.")
+    assert vote(["", ""]) == (None, "")
+
+
+def test_corrections_are_told_and_what_is_not_corrected_stays_the_models():
+    shown = []
+
+    def ask(reading, description):
+        shown.append((reading, description))
+        return {"noise": "small"}, "A lemur"
+
+    corrected = Guidance(reading={"blur": "medium"}).asked(SAID, ask)
+    assert shown == [({"blur": "medium", "noise": "large"}, "A dog.")]
+    assert corrected == Guidance(reading={"blur": "medium", "noise": "small"}, description="A lemur")
+    assert Guidance(one_description=True).asked(SAID, lambda *_: ({}, "")) == Guidance(one_description=True)
+    assert Guidance(one_description=True).asked(SAID, lambda *_: ({}, "A cat")) == Guidance(description="A cat")
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("full", ({"blur": "", "noise": ""}, "")),
+        ("perception", ({"blur": "", "noise": ""}, None)),
+        ("understanding", ({}, "")),
+    ],
+)
+def test_parts_that_a_mode_leaves_out_are_not_asked_and_unsaid_ones_are(mode, expected):
+    shown = []
+    assert Guidance(mode).asked([""], lambda *parts: (shown.append(parts), ({}, ""))[1]) == Guidance(mode)
+    assert shown == [expected]
+
+
+def test_where_nothing_guides_nothing_is_asked():
+    with pytest.raises(PureError, match="nothing to ask with guidance none"):
+        Guidance("none").asked(SAID, lambda *_: ({}, ""))
+
+
+def test_the_user_is_asked_once():
+    answers = iter([({}, "A cat"), ({}, "A dog")])
+    ask = once(lambda *_: next(answers))
+    assert ask({}, "") == ask({}, "") == ({}, "A cat")
