@@ -1,11 +1,14 @@
-"""A photo on its way through the app: from the upload to a page, with everything that is seen in between."""
+"""Photos on their way through the app: from uploads to a page or an archive, with all that is seen in between."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,11 @@ import numpy as np
 
 from pure_jax.errors import PureError
 from pure_jax.infer.contract import override
+from pure_jax.infer.control.candidates import best_of
+from pure_jax.infer.control.fidelity import at_fidelity
 from pure_jax.infer.facts import facts_of, reading_of
 from pure_jax.infer.jobs import Cancelled, Closed, Desk, Full, Job, TooLate
+from pure_jax.infer.pictures.picture import Picture
 from pure_jax.infer.restore import Restoration, Restorer
 from pure_jax.infer.seeing.page import page
 from pure_jax.infer.stages import StageClock
@@ -22,6 +28,7 @@ from pure_jax.infer.uploads import Limits, read_upload
 
 LOOK_S = 0.2
 """Between two looks at how far the work is."""
+OPTIONS = ("text", "guidance", "description", "one_description", "fast")
 WORDS = {
     "wait": "waiting", "encode": "reading the photo", "compile": "getting ready", "restore": "restoring",
     "decode": "making pixels", "blend": "blending",
@@ -30,26 +37,51 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user has set. None takes the model's default, "" says nothing."""
+    """What the user has set; the names are those of `pure restore`. None takes the model's default, "" says nothing."""
 
     scale: float = 4.0
     seed: int = 0
     colour_fix: str | None = None
     text: str = ""
+    guidance: str | None = None
+    blur: str | None = None
+    noise: str | None = None
+    description: str = ""
+    one_description: bool = False
+    fidelity: float | None = None
+    strength: float = 1.0
+    candidates: int = 1
     temperature: float | None = None
     k_max: float | None = None
     guidance_scale: float | None = None
     fast: bool = False
 
+    def options(self) -> dict[str, Any]:
+        """Of the model's family, those that were set."""
+        given = {name: getattr(self, name) for name in OPTIONS if getattr(self, name)}
+        reading = {kind: getattr(self, kind) for kind in ("blur", "noise") if getattr(self, kind)}
+        return given | ({"reading": reading} if reading else {})
+
+    def sampling(self, own: Any) -> Any:
+        """The model's own sampling, changed. Raises PureError for a value out of range, or of another family."""
+        return override(
+            own if self.fidelity is None else at_fidelity(own, self.fidelity),
+            temperature=self.temperature,
+            guidance_scale=self.guidance_scale,
+            k_max=self.k_max,
+        )
+
 
 @dataclass(frozen=True)
 class Seen:
     """What there is to be seen now. said: one line. preview: the photo so far, uint8 [H, W, 3], if it is a new one.
-    page: the report, and file: the result's path, when it is done. over: nothing comes after this."""
+    When it is done: page, the report, or rows, the name of each of several photos and what is said of it; and file, the
+    path of the result, or of an archive. over: nothing comes after this."""
 
     said: str
     preview: np.ndarray | None = None
     page: str | None = None
+    rows: Sequence[tuple[str, str]] = ()
     file: Path | None = None
     over: bool = False
 
@@ -73,9 +105,9 @@ class Sessions:
         if job is not None:
             job.cancel()
 
-    def restore(self, who: str, upload: Path | None, wishes: Wishes) -> Iterator[Seen]:
-        """Restore a page's photo; what that page had under way before is given up. Leaving early gives it up, too."""
-        if upload is None:
+    def restore(self, who: str, uploads: Sequence[Path], wishes: Wishes) -> Iterator[Seen]:
+        """Restore a page's photos; what that page had under way before is given up. Leaving early gives it up, too."""
+        if not uploads:
             yield Seen("choose a photo first", over=True)
             return
         self.cancel(who)
@@ -88,23 +120,22 @@ class Sessions:
             yield Seen("the app is stopping", over=True)
             return
         self.jobs[who] = job
-        previews: list[np.ndarray] = []
+        work = _Work(uploads)
         try:
-            name = upload.name
-            future = self.desk.submit(job, lambda job: self._work(job, upload, wishes, previews))
-            yield from self._watch(job, future, previews)
-            yield self._finished(future, name, wishes)
+            future = self.desk.submit(job, lambda job: self._work_all(job, work, wishes))
+            yield from self._watch(job, future, work)
+            yield self._finished(future, work, wishes)
         finally:
             job.cancel()
             if self.jobs.get(who) is job:
                 del self.jobs[who]
 
-    def _watch(self, job: Job[Any], future: Future[Any], previews: list[np.ndarray]) -> Iterator[Seen]:
+    def _watch(self, job: Job[Any], future: Future[Any], work: _Work) -> Iterator[Seen]:
         """Until the work ends or is given up."""
         began, last = time.monotonic(), ""
         while not future.done():
-            preview = previews.pop() if previews else None
-            said = f"{self._progress(job)} ({time.monotonic() - began:.0f} s)"
+            preview = work.previews.pop() if work.previews else None
+            said = f"{work.place}{self._progress(job)} ({time.monotonic() - began:.0f} s)"
             if said != last or preview is not None:
                 yield Seen(said, preview)
             last = said
@@ -116,64 +147,128 @@ class Sessions:
             return f"waiting, {ahead} ahead"
         return WORDS.get(stage, stage) + (f" {100 * done // total} %" if total else "")
 
+    def _work_all(self, job: Job[Any], work: _Work, wishes: Wishes) -> None:
+        """In the desk's thread. A photo that cannot be restored is noted, and the others are."""
+        for upload in work.uploads:
+            try:
+                picture, result, seconds = self._work(job, upload, wishes, work.previews)
+            except PureError as error:
+                work.done.append(_Failed(upload.name, str(error)))
+            else:
+                facts = facts_of(result, scale=wishes.scale, seed=result.seed, seconds=seconds)
+                work.done.append(_Restored(upload.name, picture, result, facts, self._saved(result, upload.name)))
+
     def _work(self, job: Job[Any], upload: Path, wishes: Wishes, previews: list[np.ndarray]) -> Any:
         """In the desk's thread."""
         if upload.stat().st_size > self.limits.bytes:
             raise PureError(f"{upload.name} has more than {self.limits.bytes / 1e6:g} MB; choose a smaller one")
         picture = read_upload(upload.read_bytes(), wishes.scale, self.limits)
-        options: dict[str, Any] = {"fast": True} if wishes.fast else {}
-        if wishes.text:
-            options["text"] = wishes.text
-        sampling = override(
-            self.restorer.model.config.sampling,
-            temperature=wishes.temperature,
-            guidance_scale=wishes.guidance_scale,
-            k_max=wishes.k_max,
-        )
+        sampling = wishes.sampling(self.restorer.model.config.sampling)
 
         def show(image: np.ndarray) -> None:
             previews[:] = [image]  # the latest only, as it may come faster than it is looked at
 
         with StageClock(job.progress) as watch:
-            result = self.restorer.restore(
+            restore = partial(
+                self.restorer.restore,
                 picture,
                 scale=wishes.scale,
-                seed=wishes.seed,
                 colour_fix=wishes.colour_fix,
+                strength=wishes.strength,
                 sampling=sampling,
                 progress=watch,
                 preview=show,
-                **options,
+                **wishes.options(),
             )
+            result = best_of(restore, picture, wishes.seed, wishes.candidates)
         return picture, result, watch.seconds
 
-    def _finished(self, future: Future[Any], name: str, wishes: Wishes) -> Seen:
+    def _finished(self, future: Future[Any], work: _Work, wishes: Wishes) -> Seen:
+        """One photo's page, or a table of several and an archive of those that are done, however it ended."""
+        ended = ""
         try:
-            picture, result, seconds = future.result()
-        except PureError as error:
-            return Seen(f"not possible: {error}", over=True)
+            future.result()
         except Cancelled:
-            return Seen("cancelled", over=True)
+            ended = "cancelled"
         except TooLate:
-            return Seen(f"given up, as it took longer than {self.limits.timeout:g} seconds", over=True)
-        facts = facts_of(result, scale=wishes.scale, seed=wishes.seed, seconds=seconds)
+            ended = f"given up, as it took longer than {self.limits.timeout:g} seconds"
+        if len(work.uploads) == 1:
+            return Seen(ended, over=True) if ended else self._page_of(work.done[0], wishes)
+        restored = [one for one in work.done if isinstance(one, _Restored)]
+        said = f"{len(restored)} of {len(work.uploads)} photos are restored"
+        failed = len(work.done) - len(restored)
+        said = f"{ended}; {said}" if ended else said + (f", {failed} could not be" if failed else "")
+        file = self._archive(restored) if restored else None
+        return Seen(said, rows=[one.row for one in work.done], file=file, over=True)
+
+    def _page_of(self, one: _Restored | _Failed, wishes: Wishes) -> Seen:
+        if isinstance(one, _Failed):
+            return Seen(f"not possible: {one.reason}", over=True)
         most = self.restorer.model.config.max_entropy
-        file = self._saved(result, name)
-        return Seen(
-            _told(facts, seconds), page=page(name, picture, result, most, facts, vars(wishes)), file=file, over=True
-        )
+        told = page(one.name, one.picture, one.result, most, one.facts, vars(wishes))
+        return Seen(_told(one.facts), page=told, file=one.file, over=True)
+
+    def _archive(self, restored: Sequence[_Restored]) -> Path:
+        """The results in one file, two of one name as NAME and NAME-2."""
+        file = self._own_folder() / "restored.zip"
+        names: Counter[str] = Counter()
+        with zipfile.ZipFile(file, "w") as archive:  # pictures are compressed already
+            for one in restored:
+                names[one.file.name] += 1
+                number = f"-{names[one.file.name]}" if names[one.file.name] > 1 else ""
+                archive.write(one.file, f"{one.file.stem}{number}{one.file.suffix}")
+        return file
 
     def _saved(self, result: Restoration, name: str) -> Path:
-        own = self.folder / f"{time.monotonic_ns()}"
-        own.mkdir()
-        file = own / f"{Path(name).stem}-restored.png"
+        file = self._own_folder() / f"{Path(name).stem}-restored.png"
         result.image.save(file, icc_profile=result.image.info.get("icc_profile"))
         return file
 
+    def _own_folder(self) -> Path:
+        own = self.folder / f"{time.monotonic_ns()}"
+        own.mkdir()
+        return own
 
-def _told(facts: Mapping[str, Any], seconds: Mapping[str, float]) -> str:
+
+@dataclass(frozen=True)
+class _Restored:
+    name: str
+    picture: Picture
+    result: Restoration
+    facts: dict[str, Any]
+    file: Path
+
+    @property
+    def row(self) -> tuple[str, str]:
+        return self.name, _told(self.facts)
+
+
+@dataclass(frozen=True)
+class _Failed:
+    name: str
+    reason: str
+
+    @property
+    def row(self) -> tuple[str, str]:
+        return self.name, f"not possible: {self.reason}"
+
+
+@dataclass
+class _Work:
+    """What the desk's thread has done of a page's photos; the page's own thread looks at it."""
+
+    uploads: Sequence[Path]
+    done: list[_Restored | _Failed] = field(default_factory=list)
+    previews: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def place(self) -> str:
+        many = len(self.uploads)
+        return f"photo {min(len(self.done) + 1, many)} of {many}: " if many > 1 else ""
+
+
+def _told(facts: Mapping[str, Any]) -> str:
     reading = reading_of(facts["degradation"]) or "no degradation"
-    return (
-        f"done in {sum(seconds.values()):.0f} s: {facts['width']} x {facts['height']} pixels; the model reads: "
-        f"{reading}; it says: {facts['description'] or 'nothing'}"
-    )
+    seconds, size = sum(facts["seconds"].values()), f"{facts['width']} x {facts['height']} pixels"
+    said = facts["description"] or "nothing"
+    return f"done in {seconds:.0f} s: {size}; the model reads: {reading}; it says: {said}"
