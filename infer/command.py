@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -130,7 +131,8 @@ class Restore:
     format: Literal["png", "jpg", "webp", "avif", "tif"] | None = None
     """Of results whose name is not given: in a folder, or on standard output; by default png."""
     shard: str | None = None
-    """Restore the i-th of n parts of a folder, such as 1/4; each process or machine another one."""
+    """Restore the i-th of n parts of a folder, such as 1/4; each process or machine another one. "cluster" takes both
+    numbers from SLURM, Open MPI or a TPU slice."""
     allow_inside: bool = False
     """Let the folder for the results be an input folder, or lie in one."""
     entropy_map: Path | None = None
@@ -291,7 +293,7 @@ class Restore:
         from pure_jax.files import directory_sha256
         from pure_jax.infer.contract import silent
         from pure_jax.infer.folders.books import results_in
-        from pure_jax.infer.folders.listing import check_folders, list_pictures, share
+        from pure_jax.infer.folders.listing import check_folders, cluster_shard, list_pictures, share
         from pure_jax.infer.folders.run import FolderRun, restore_folder
         from pure_jax.infer.nsarm.captions import read_captions
         from pure_jax.infer.pictures.writing import check_kind
@@ -303,7 +305,8 @@ class Restore:
         check_folders(inputs, folder, self.allow_inside)
         size = self._size()
         listing = list_pictures(inputs, folder, results_in(folder))
-        share(listing.jobs, self.shard)
+        shard = cluster_shard(os.environ) if self.shard == "cluster" else self.shard
+        share(listing.jobs, shard)
         if self.captions is not None:
             read_captions(self.captions)
         with Reporter(self.quiet) as report:
@@ -320,7 +323,7 @@ class Restore:
                 every=self.frames == "all",
                 keep_gps=self.keep_gps,
                 overwrite=self.overwrite,
-                shard=self.shard,
+                shard=shard,
                 own_settings=self._own_settings,
             )
 

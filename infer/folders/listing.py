@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -100,6 +100,24 @@ def read_shard(shard: str) -> tuple[int, int]:
     if not 1 <= part <= count <= 100_000:
         raise PureError(f"the shard is {shard!r}, but it must be i/n with i from 1 to n, such as 1/4")
     return part, count
+
+
+def cluster_shard(environment: Mapping[str, str]) -> str:
+    """ "i/n" of this process as SLURM, Open MPI or a TPU slice says in the environment.
+
+    Raises:
+        PureError: none of them says it.
+    """
+    for rank, size in (("SLURM_PROCID", "SLURM_NTASKS"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")):
+        if environment.get(rank, "").isdecimal() and environment.get(size, "").isdecimal():
+            return f"{int(environment[rank]) + 1}/{environment[size]}"
+    hosts = environment.get("TPU_WORKER_HOSTNAMES", "")
+    if hosts and environment.get("TPU_WORKER_ID", "").isdecimal():
+        return f"{int(environment['TPU_WORKER_ID']) + 1}/{len(hosts.split(','))}"
+    raise PureError(
+        "--shard cluster found neither SLURM's nor Open MPI's nor a TPU slice's numbers in the environment; say which "
+        "part it is, such as --shard 1/4"
+    )
 
 
 def real_path(path: Path) -> Path:

@@ -9,7 +9,7 @@ import pytest
 
 from pure_jax.errors import PureError
 from pure_jax.infer.arguments import Arranged, arrange
-from pure_jax.infer.folders.listing import Job, check_folders, list_pictures, read_shard, share
+from pure_jax.infer.folders.listing import Job, check_folders, cluster_shard, list_pictures, read_shard, share
 
 
 @pytest.fixture
@@ -145,3 +145,21 @@ def test_the_last_of_several_paths_is_the_output(here, paths, arranged):
 def test_paths_that_make_no_sense_together_are_refused(here, paths, complaint):
     with pytest.raises(PureError, match=complaint.replace("*", r"\*")):
         arrange(paths)
+
+
+@pytest.mark.parametrize(
+    ("environment", "shard"),
+    [
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "1/4"),
+        ({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3"}, "3/3"),
+        ({"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "a,b"}, "2/2"),
+    ],
+)
+def test_a_cluster_says_which_part_it_is(environment, shard):
+    assert cluster_shard(environment) == shard
+
+
+@pytest.mark.parametrize("environment", [{}, {"SLURM_PROCID": "0"}, {"TPU_WORKER_ID": "0"}])
+def test_without_a_cluster_there_is_no_part_of_it(environment):
+    with pytest.raises(PureError, match="such as --shard 1/4"):
+        cluster_shard(environment)

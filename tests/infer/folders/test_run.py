@@ -281,6 +281,7 @@ def test_a_folder_may_be_restored_into_itself_when_asked(pure):
         (["in", "model/config.json"], "is a file"),
         (["nowhere", "in", "out"], "'nowhere' does not exist"),
         (["in", "out", "--shard", "3/2"], "must be i/n"),
+        (["in", "out", "--shard", "cluster"], "found neither SLURM's"),
         (["in", "out", "--entropy-map", "map.png"], "--entropy-map has no meaning"),
         (["in", "out", "--quality", "50"], "--quality has no meaning"),
         (["in", "out", "--format", "jpg", "--quality", "101"], "the quality is 101"),
