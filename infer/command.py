@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -293,11 +292,12 @@ class Restore:
         from pure_jax.files import directory_sha256
         from pure_jax.infer.contract import silent
         from pure_jax.infer.folders.books import results_in
-        from pure_jax.infer.folders.listing import check_folders, cluster_shard, list_pictures, share
+        from pure_jax.infer.folders.listing import check_folders, list_pictures
         from pure_jax.infer.folders.run import FolderRun, restore_folder
         from pure_jax.infer.nsarm.captions import read_captions
         from pure_jax.infer.pictures.writing import check_kind
         from pure_jax.infer.progress import Reporter
+        from pure_jax.shards import read_shard
 
         _refuse(self, "of a folder", "entropy_map", "side_by_side", "report", "ask")
         suffix = f".{self.format or 'png'}"
@@ -305,8 +305,7 @@ class Restore:
         check_folders(inputs, folder, self.allow_inside)
         size = self._size()
         listing = list_pictures(inputs, folder, results_in(folder))
-        shard = cluster_shard(os.environ) if self.shard == "cluster" else self.shard
-        share(listing.jobs, shard)
+        shard = None if self.shard is None else read_shard(self.shard)
         if self.captions is not None:
             read_captions(self.captions)
         with Reporter(self.quiet) as report:

@@ -17,7 +17,7 @@ from typing import Any
 
 from pure_jax.errors import PureError
 from pure_jax.files import not_writable, scratch
-from pure_jax.infer.folders.listing import read_shard
+from pure_jax.shards import Shard
 
 MANIFEST, REPORT = "manifest", "report"
 
@@ -40,7 +40,7 @@ class Entry:
 class Books:
     """An output folder's books, open for one run. `scratch` is a folder for what is being written."""
 
-    def __init__(self, folder: Path, shard: str | None, scratch_folder: Path) -> None:
+    def __init__(self, folder: Path, shard: Shard | None, scratch_folder: Path) -> None:
         ending = _ending(shard)
         self.scratch = scratch_folder
         self.report = folder / f"{REPORT}{ending}.jsonl"
@@ -87,7 +87,7 @@ class Books:
 
 
 @contextmanager
-def open_books(folder: Path, shard: str | None) -> Iterator[Books]:
+def open_books(folder: Path, shard: Shard | None) -> Iterator[Books]:
     """The books of an output folder, which is made; tidied before and after. What a killed run left unfinished goes.
 
     Raises:
@@ -120,9 +120,9 @@ def results_in(folder: Path) -> set[Path]:
     return {(folder / entry.output).resolve() for entry in entries if entry is not None}
 
 
-def _ending(shard: str | None) -> str:
+def _ending(shard: Shard | None) -> str:
     """Each shard has books of its own: it may run on another machine."""
-    return "" if shard is None else "-{}-of-{}".format(*read_shard(shard))
+    return "" if shard is None else f"-{shard.number + 1}-of-{shard.parts}"
 
 
 def _latest(file: Path) -> list[dict[str, Any]]:

@@ -7,12 +7,13 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pure_jax.errors import PureError
 from pure_jax.infer.pictures.reading import SUFFIXES
+from pure_jax.shards import Shard
 
 _PATTERN = re.compile(r"[*?\[]")
 
@@ -81,43 +82,11 @@ def check_folders(inputs: Sequence[str], output: Path, allow_inside: bool) -> No
             )
 
 
-def share(jobs: Sequence[Job], shard: str | None) -> list[Job]:
-    """The part of the jobs for shard "i/n", i from 1 to n: by a digest of each name, so it hangs on nothing else.
-
-    Raises:
-        PureError: the shard is not of that form.
-    """
+def share(jobs: Sequence[Job], shard: Shard | None) -> list[Job]:
+    """The part of the jobs for a shard: by a digest of each name, so it hangs on nothing else; all without one."""
     if shard is None:
         return list(jobs)
-    part, count = read_shard(shard)
-    return [job for job in jobs if int(_digest(job.name), 16) % count == part - 1]
-
-
-def read_shard(shard: str) -> tuple[int, int]:
-    """(i, n) of "i/n". Raises PureError unless 1 <= i <= n <= 100000."""
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
-    part, count = map(int, match.groups()) if match else (0, 0)
-    if not 1 <= part <= count <= 100_000:
-        raise PureError(f"the shard is {shard!r}, but it must be i/n with i from 1 to n, such as 1/4")
-    return part, count
-
-
-def cluster_shard(environment: Mapping[str, str]) -> str:
-    """ "i/n" of this process as SLURM, Open MPI or a TPU slice says in the environment.
-
-    Raises:
-        PureError: none of them says it.
-    """
-    for rank, size in (("SLURM_PROCID", "SLURM_NTASKS"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")):
-        if environment.get(rank, "").isdecimal() and environment.get(size, "").isdecimal():
-            return f"{int(environment[rank]) + 1}/{environment[size]}"
-    hosts = environment.get("TPU_WORKER_HOSTNAMES", "")
-    if hosts and environment.get("TPU_WORKER_ID", "").isdecimal():
-        return f"{int(environment['TPU_WORKER_ID']) + 1}/{len(hosts.split(','))}"
-    raise PureError(
-        "--shard cluster found neither SLURM's nor Open MPI's nor a TPU slice's numbers in the environment; say which "
-        "part it is, such as --shard 1/4"
-    )
+    return [job for job in jobs if int(_digest(job.name), 16) % shard.parts == shard.number]
 
 
 def real_path(path: Path) -> Path:

@@ -22,6 +22,7 @@ from pure_jax.infer.pictures.reading import Frames, decode, read_file
 from pure_jax.infer.pictures.sizing import Size
 from pure_jax.infer.pictures.writing import check_frames, encode
 from pure_jax.infer.restore import Restoration, output_size
+from pure_jax.shards import Shard
 
 _ENDS_THE_RUN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """Failures to write that every further picture would meet."""
@@ -50,7 +51,7 @@ class FolderRun:
     every: bool = False
     keep_gps: bool = False
     overwrite: bool = False
-    shard: str | None = None
+    shard: Shard | None = None
     own_settings: Callable[[Path], Mapping[str, Any]] = lambda source: {}
 
 

@@ -18,7 +18,7 @@ from pure_jax.train.reading import read_names
 class Tokenize:
     """Turn photos into records for `pure train lm`: codes of tiles and of their degradations; goes on where it stopped.
 
-    Any number of processes share the work: with --shard, or as jax.distributed numbers them.
+    Any number of processes share the work with --shard.
     """
 
     photos: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTOS")]
@@ -32,7 +32,8 @@ class Tokenize:
     split: str = "train"
     """Photos that the captions put into another split are left out."""
     shard: str | None = None
-    """Which part of the files this process makes, as 0/4 ... 3/4; by default all, or one for each process of jax."""
+    """Which part of the files this process makes, as 1/4 ... 4/4, by default all; "cluster" asks SLURM, Open MPI
+    or a TPU slice."""
     workers: int | None = None
     """Threads that read and degrade photos; by default one for each core."""
     quiet: bool = False
@@ -47,14 +48,15 @@ class Tokenize:
         from rich.console import Console
         from rich.progress import Progress
 
+        from pure_jax.shards import WHOLE, read_shard
         from pure_jax.train.data.image_tokenizer import load_image_tokenizer
-        from pure_jax.train.data.job import prepare, read_shard
+        from pure_jax.train.data.job import prepare
         from pure_jax.train.data.tokenize import tokenize
 
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if self.workers is not None and self.workers < 1:
             raise PureError(f"{self.workers} workers read nothing; give 1 or more")
-        shard, began = read_shard(self.shard), time.monotonic()
+        shard, began = WHOLE if self.shard is None else read_shard(self.shard), time.monotonic()
         tokenizer = load_image_tokenizer(None if self.model is None else Path(self.model))
         job = prepare(self.photos, tokenizer, self.options, split=self.split, captions=self.captions)
         with Progress(console=Console(stderr=True), disable=self.quiet) as progress:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from pure_jax.errors import PureError
 from pure_jax.sequence import normalise_caption
+from pure_jax.shards import WHOLE, Shard
 from pure_jax.train.config import TokenizeConfig
 from pure_jax.train.data.degradation import PRESETS, VERSION
 from pure_jax.train.data.image_tokenizer import ImageTokenizer
@@ -21,32 +20,6 @@ from pure_jax.train.data.records import Manifest, file_name
 from pure_jax.train.data.regions import SCALE
 
 logger = logging.getLogger(__name__)
-
-
-class Shard(NamedTuple):
-    """The number-th of so many processes, from 0."""
-
-    number: int
-    processes: int
-
-
-WHOLE = Shard(0, 1)
-
-
-def read_shard(text: str | None) -> Shard:
-    """ "1/4", or what jax.distributed says; one of one where it was not initialised.
-
-    Raises:
-        PureError: it is no such text.
-    """
-    if text is None:
-        import jax
-
-        return Shard(jax.process_index(), jax.process_count())
-    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-    if match is None or int(match[1]) >= int(match[2]):
-        raise PureError(f"the shard is {text!r}; write 0/4 for the first of four processes, 3/4 for the last")
-    return Shard(int(match[1]), int(match[2]))
 
 
 @dataclass(frozen=True)
@@ -61,12 +34,12 @@ class Job:
     options: TokenizeConfig
 
     def files(self, shard: Shard) -> list[tuple[str, Sequence[str]]]:
-        """Name and photos of each file of records that is this shard's: every `shard.processes`-th one."""
+        """Name and photos of each file of records that is this shard's: every `shard.parts`-th one."""
         each = self.options.photos_per_file
         count = -(-len(self.names) // each)
         return [
             (file_name(index, count), self.names[index * each : (index + 1) * each])
-            for index in range(shard.number, count, shard.processes)
+            for index in range(shard.number, count, shard.parts)
         ]
 
     def photos_of(self, shard: Shard) -> int:

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from pure_jax.errors import PureError
 from pure_jax.files import not_writable, replacing, scratch
-from pure_jax.train.data.job import WHOLE, Job, Shard
+from pure_jax.shards import WHOLE, Shard
+from pure_jax.train.data.job import Job
 from pure_jax.train.data.pixels import encoded, make_pixels
 from pure_jax.train.data.records import MANIFEST, Manifest, Record, manifest_values, read_manifest, write_records
 from pure_jax.train.runs import differences

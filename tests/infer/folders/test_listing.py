@@ -9,7 +9,8 @@ import pytest
 
 from pure_jax.errors import PureError
 from pure_jax.infer.arguments import Arranged, arrange
-from pure_jax.infer.folders.listing import Job, check_folders, cluster_shard, list_pictures, read_shard, share
+from pure_jax.infer.folders.listing import Job, check_folders, list_pictures, share
+from pure_jax.shards import Shard
 
 
 @pytest.fixture
@@ -95,17 +96,11 @@ def test_an_output_folder_among_the_originals_is_refused_unless_asked_for(here, 
 
 def test_shards_are_parts_of_the_whole_and_hang_on_names_alone():
     jobs = [Job(Path(f"{i}.png"), f"{i}.png") for i in range(200)]
-    parts = [share(jobs, f"{i}/3") for i in (1, 2, 3)]
+    parts = [share(jobs, Shard(i, 3)) for i in range(3)]
     assert sorted(job.name for part in parts for job in part) == sorted(job.name for job in jobs)
     assert min(map(len, parts)) > 40
-    assert share(jobs[50:], "2/3") == [job for job in parts[1] if job in jobs[50:]]
+    assert share(jobs[50:], Shard(1, 3)) == [job for job in parts[1] if job in jobs[50:]]
     assert share(jobs, None) == jobs
-
-
-@pytest.mark.parametrize("shard", ["0/2", "3/2", "1/0", "a/b", "1", "-1/2", "1/2/3", "1/999999"])
-def test_shards_that_are_none_are_refused(shard):
-    with pytest.raises(PureError, match="must be i/n"):
-        read_shard(shard)
 
 
 # ---- inputs and output of a command line ---------------------------------------------------------------------------
@@ -145,21 +140,3 @@ def test_the_last_of_several_paths_is_the_output(here, paths, arranged):
 def test_paths_that_make_no_sense_together_are_refused(here, paths, complaint):
     with pytest.raises(PureError, match=complaint.replace("*", r"\*")):
         arrange(paths)
-
-
-@pytest.mark.parametrize(
-    ("environment", "shard"),
-    [
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "1/4"),
-        ({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3"}, "3/3"),
-        ({"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "a,b"}, "2/2"),
-    ],
-)
-def test_a_cluster_says_which_part_it_is(environment, shard):
-    assert cluster_shard(environment) == shard
-
-
-@pytest.mark.parametrize("environment", [{}, {"SLURM_PROCID": "0"}, {"TPU_WORKER_ID": "0"}])
-def test_without_a_cluster_there_is_no_part_of_it(environment):
-    with pytest.raises(PureError, match="such as --shard 1/4"):
-        cluster_shard(environment)

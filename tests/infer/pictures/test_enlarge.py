@@ -13,7 +13,7 @@ from pure_jax.infer.pictures.enlarge import enlarge, enlarge_fine, fill_hidden
 
 @st.composite
 def enlargements(draw):
-    """A photo uint8 [h, w, 3] of middle values, of which nothing is cut off when it overshoots, and a result's height and
+    """A photo uint8 [h, w, 3] of middle values, which overshoot without being cut off, and a result's height and
     width, 1 to 16 times as large."""
     seed, *photo = (draw(st.integers(1, most)) for most in (2**31, 24, 24))
     scale = draw(st.floats(1, 16))

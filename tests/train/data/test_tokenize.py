@@ -13,10 +13,11 @@ from scipy.ndimage import map_coordinates
 
 import pure_jax.train.data.tokenize as module
 from pure_jax.errors import PureError
+from pure_jax.shards import Shard
 from pure_jax.train.config import TokenizeConfig
 from pure_jax.train.data.degradation import PRESETS, apply, recorded, usm_sharpen
 from pure_jax.train.data.image_tokenizer import ImageTokenizer
-from pure_jax.train.data.job import Shard, prepare, read_shard
+from pure_jax.train.data.job import prepare
 from pure_jax.train.data.labels import blur_score, noise_score, twin_scores
 from pure_jax.train.data.pixels import sharpened
 from pure_jax.train.data.records import open_records
@@ -256,14 +257,6 @@ def test_small_photos_are_mirrored_if_asked_for(photos, tmp_path):
     assert write_pictures(tmp_path / "out", photos, tmp_path / "pictures", low=False) == 16
     last = np.asarray(Image.open(tmp_path / "pictures" / "00015.png"))
     np.testing.assert_array_equal(tiny_model(tile_size=TILE).encode(last), open_records(tmp_path / "out")[15].hq_codes)
-
-
-def test_shards_are_read_from_words():
-    assert read_shard("0/1") == (0, 1) and read_shard("3/4") == (3, 4)
-    assert read_shard(None) == (0, 1)  # one process
-    for text in ("4/4", "1", "a/b", "-1/2", "1/0"):
-        with pytest.raises(PureError, match="the shard is"):
-            read_shard(text)
 
 
 def test_the_fingerprint_is_of_what_codes_depend_on():
