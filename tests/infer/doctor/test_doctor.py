@@ -68,7 +68,7 @@ def _leaves(tree):
 def test_the_list_says_how_to_get_more(pure, album, monkeypatch):
     monkeypatch.chdir(album)
     demo, tiny, more = pure("models").splitlines()
-    assert demo.startswith("model: demo (embedded, pure, 4.5 M parameters") and tiny.startswith("model: tiny (folder")
+    assert demo.startswith("model: demo (embedded, pure, 5.2 M parameters") and tiny.startswith("model: tiny (folder")
     assert "pure convert" in more
     assert [row["name"] for row in json.loads(pure("models", album, "--json"))] == ["demo", str(album / "tiny")]
 
