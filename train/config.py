@@ -22,6 +22,7 @@ GUIDANCE = ("none", "perception", "understanding", "full")
 LABELS = ("params", "twin", "file")
 """The same of `pure_jax.train.data.labels`."""
 STEPS = (1, 10**9)
+MUON = (0.0, 1e3)
 SHARE = (0.0, 1.0)
 WEIGHT = (0.0, 1e6)
 RUN: dict[str, tuple[float, float]] = {"batch": (1, 2**16), "steps": STEPS, "seed": (0, 2**32 - 1)}
@@ -196,7 +197,7 @@ class LanguageModelTrainConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
     def __post_init__(self) -> None:
-        require(self, **RUN, drift=(0.0, 100.0), ema_decay=SHARE, uncond_prob=SHARE, muon=(0.0, 1e3))
+        require(self, **RUN, drift=(0.0, 100.0), ema_decay=SHARE, uncond_prob=SHARE, muon=MUON)
         if self.muon and self.lora.rank:
             raise PureError("muon is for the layers' matrices, which LoRA does not train; leave one of them out")
         if self.sequence is not None:

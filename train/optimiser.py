@@ -56,9 +56,14 @@ def adamw(
     )
 
 
-def muon(config: OptimiserConfig, total_steps: int, scale: float) -> optax.GradientTransformation:
+def muon(
+    config: OptimiserConfig, total_steps: int, scale: float, decay_rest: bool = True
+) -> optax.GradientTransformation:
     """Global-norm clip, then Muon (momentum 0.95, five Newton-Schulz steps) at the rate times `scale` for the matrices
-    of the layers, and AdamW, with Nesterov's momentum too, for all else."""
+    of the layers, and AdamW, with Nesterov's momentum too, for all else.
+
+    decay_rest: whether weight decay acts on all else, too.
+    """
     rate = learning_rate(config, total_steps)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
@@ -69,7 +74,7 @@ def muon(config: OptimiserConfig, total_steps: int, scale: float) -> optax.Gradi
             adam_b2=config.b2,
             eps=config.eps,
             weight_decay=config.weight_decay,
-            adam_weight_decay=config.weight_decay,
+            adam_weight_decay=config.weight_decay if decay_rest else 0.0,
             muon_weight_dimension_numbers=layer_matrices,
             consistent_rms=MUON_RMS,
         ),
@@ -77,12 +82,13 @@ def muon(config: OptimiserConfig, total_steps: int, scale: float) -> optax.Gradi
 
 
 def layer_matrices(params: Any) -> Any:
-    """A tree like params of which axes Muon reads as rows and columns, and None where it has no say: embeddings, the
-    head, norms and biases. Kernels [in, out], or [layers, in, out] of scanned layers."""
+    """A tree like params of which axes Muon reads as rows and columns, and None where it has no say: embeddings, heads,
+    norms, biases and convolutions. Kernels [in, out], or [layers, in, out] of scanned layers."""
 
     def of(path: tuple[Any, ...], leaf: Any) -> MuonDimensionNumbers | None:
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-        matrix = names[-1:] == ["kernel"] and "lm_head" not in names and leaf.ndim == 2 + ("layers" in names)
+        of_layer = names[-1:] == ["kernel"] and any(name.startswith("layer") for name in names)
+        matrix = of_layer and leaf.ndim == 2 + ("layers" in names)
         return MuonDimensionNumbers(-2, -1) if matrix else None
 
     return jax.tree_util.tree_map_with_path(of, params)

@@ -10,9 +10,12 @@ import numpy as np
 import optax
 import pytest
 import torch
+from flax import traverse_util
 
+from pure_jax.nsarm.presets import tiny
 from pure_jax.train.config import OptimiserConfig
-from pure_jax.train.optimiser import adamw, learning_rate, muon
+from pure_jax.train.nsarm.initial import initial_params
+from pure_jax.train.optimiser import adamw, layer_matrices, learning_rate, muon
 
 STEPS = 1484  # two epochs of 742; half an epoch of warm-up is 371
 
@@ -128,6 +131,22 @@ def test_scanned_layers_follow_muon_one_by_one():
         own = update({"layers_0": {"kernel": kernels[i]}}, {"layers_0": {"kernel": grads[i]}})["layers_0"]["kernel"]
         # Measured: 4.7e-9.
         np.testing.assert_allclose(together[i], own, rtol=0, atol=1e-8)
+
+
+def test_muon_reads_the_matrices_of_nsarms_layers_and_none_of_its_embeddings_heads_and_convolutions():
+    shapes = jax.eval_shape(lambda: initial_params(tiny(), ("map_network", "transformer"), 0))
+    chosen = traverse_util.flatten_dict(layer_matrices(shapes), sep="/")
+    owners = {path.split("/")[-2] for path, axes in chosen.items() if axes is not None}
+    attention, feed_forward = {"q", "qkv", "proj", "in_proj", "out_proj"}, {"fc1", "fc2", "linear1", "linear2"}
+    assert owners == attention | feed_forward
+
+
+def test_muon_leaves_vectors_undecayed_where_asked():
+    params = {"layers_0": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+    tx = muon(OptimiserConfig(learning_rate=0.5, warmup_steps=0), 10, 1.0, decay_rest=False)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    np.testing.assert_allclose(updates["layers_0"]["kernel"], -0.5 * 0.1, rtol=1e-6)
+    np.testing.assert_array_equal(updates["layers_0"]["bias"], 0.0)
 
 
 def _is_shape(value):

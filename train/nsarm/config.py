@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pure_jax.errors import PureError
-from pure_jax.train.config import RUN, SHARE, WEIGHT, AdversarialTrainConfig, OptimiserConfig, require
+from pure_jax.train.config import MUON, RUN, SHARE, WEIGHT, AdversarialTrainConfig, OptimiserConfig, require
 
 MAP_LOSSES = ("squares", "bits")
 DEGRADATIONS = ("real-esrgan", "mild", "light")
@@ -51,6 +51,9 @@ class MapTrainConfig:
     """One of DEGRADATIONS."""
     sharpen: bool = True
     """Sharpen the photo before it is degraded; what is to be restored stays as it is."""
+    muon: float = 0.0
+    """Factor on the learning rate of the layers' matrices, which Muon trains then, all else being AdamW's and without
+    weight decay; 0: AdamW trains all, as in NSARM."""
     optimiser: OptimiserConfig = field(
         default_factory=lambda: OptimiserConfig(
             2e-5, 2e-5, warmup_steps=0, b1=0.9, b2=0.97, weight_decay=0.005, clip_norm=5.0
@@ -58,7 +61,7 @@ class MapTrainConfig:
     )
 
     def __post_init__(self) -> None:
-        require(self, **RUN)
+        require(self, **RUN, muon=MUON)
         _one_of("loss", self.loss, MAP_LOSSES)
         _one_of("degradation", self.degradation, DEGRADATIONS)
 
@@ -87,7 +90,8 @@ class ScalesTrainConfig:
     """Let the loss reach the map network, through the quantiser."""
     degradation: str = "real-esrgan"
     sharpen: bool = True
-    """Both as in stage 1."""
+    muon: float = 0.0
+    """All three as in stage 1."""
     ema_decay: float = 0.0
     """Of the averaged weights that are exported; 0 exports the last ones."""
     optimiser: OptimiserConfig = field(
@@ -97,7 +101,7 @@ class ScalesTrainConfig:
     )
 
     def __post_init__(self) -> None:
-        require(self, **RUN, hidden_share=SHARE, largest_flip=(0.0, 0.5), ema_decay=SHARE)
+        require(self, **RUN, hidden_share=SHARE, largest_flip=(0.0, 0.5), ema_decay=SHARE, muon=MUON)
         _one_of("degradation", self.degradation, DEGRADATIONS)
         if self.first_scored is not None:
             require(self, first_scored=(0, 63))

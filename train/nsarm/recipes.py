@@ -49,18 +49,21 @@ def nsarm_demo() -> NsarmConfig:
 
 
 def nsarm_demo_recipe() -> NsarmRecipe:
-    """The demo of this family, for two CPU cores and some hours."""
+    """The demo of this family, for two CPU cores and two hours."""
     constant = {"b1": 0.9, "b2": 0.97, "weight_decay": 0.005, "clip_norm": 1.0}
     return NsarmRecipe(
         model=nsarm_demo(),
-        vae=VAETrainConfig(batch=4, steps=3000, adversarial_start=1500),
+        vae=VAETrainConfig(
+            batch=4, steps=1300, adversarial_start=500, discriminator_width=32,
+            optimiser=OptimiserConfig(1e-3, 2e-5, warmup_steps=50, decay_steps=400, weight_decay=0.0, clip_norm=1.0),
+        ),
         map_network=MapTrainConfig(
-            batch=16, steps=1500, loss="bits", sharpen=False,
-            optimiser=OptimiserConfig(1e-3, 1e-5, warmup_steps=50, decay_steps=500, **constant),
+            batch=16, steps=500, loss="bits", sharpen=False, muon=2.0,
+            optimiser=OptimiserConfig(2e-3, 1e-5, warmup_steps=50, decay_steps=250, **constant),
         ),
         scales=ScalesTrainConfig(
-            batch=8, steps=6000, largest_flip=0.1, sharpen=False, ema_decay=0.999,
-            optimiser=OptimiserConfig(1e-3, 1e-5, warmup_steps=150, decay_steps=2000, **constant),
+            batch=8, steps=1800, largest_flip=0.1, sharpen=False, muon=2.0, ema_decay=0.995,
+            optimiser=OptimiserConfig(2e-3, 1e-5, warmup_steps=100, decay_steps=700, **constant),
         ),
     )  # fmt: skip
 

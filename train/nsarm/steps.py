@@ -20,7 +20,7 @@ from pure_jax.nsarm.vae import VAE
 from pure_jax.train.nsarm.config import MapTrainConfig, ScalesTrainConfig
 from pure_jax.train.nsarm.initial import decays, initial_params
 from pure_jax.train.nsarm.targets import bit_loss, map_loss, map_targets, random_flips, taught, token_weights
-from pure_jax.train.optimiser import adamw, averaged
+from pure_jax.train.optimiser import adamw, averaged, muon
 from pure_jax.vqgan import from_pixels
 
 Pairs = tuple[Array, Array]
@@ -46,10 +46,16 @@ Step = Callable[[NsarmState, Pairs], tuple[NsarmState, dict[str, Array]]]
 """A jitted update (state, pairs) -> (state, metrics)."""
 
 
+def _optimiser(options: MapTrainConfig | ScalesTrainConfig) -> optax.GradientTransformation:
+    if options.muon:
+        return muon(options.optimiser, options.steps, options.muon, decay_rest=False)
+    return adamw(options.optimiser, options.steps, decays)
+
+
 @partial(jax.jit, static_argnames="options")
 def init_state(params: Any, options: MapTrainConfig | ScalesTrainConfig) -> NsarmState:
     """From these parameters on."""
-    opt_state = adamw(options.optimiser, options.steps, decays).init(params)
+    opt_state = _optimiser(options).init(params)
     ema = jax.tree.map(jnp.copy, params) if getattr(options, "ema_decay", 0.0) else None
     return NsarmState(jnp.zeros((), jnp.int32), params, ema, opt_state)
 
@@ -70,7 +76,7 @@ def _map_network(config: NsarmConfig) -> MapNetwork:
 
 
 def _update(options: MapTrainConfig | ScalesTrainConfig, loss_fn: Loss) -> Step:
-    tx = adamw(options.optimiser, options.steps, decays)
+    tx = _optimiser(options)
     ema_decay = getattr(options, "ema_decay", 0.0)
 
     @jax.jit
