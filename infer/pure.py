@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -80,8 +81,10 @@ def restore_tiles(
         if preview is not None:
             preview(places, share, so_far)
 
+    unasked = cache(lambda: read(model, codes, sampling=sampling, words=None, batch=batch))
+
     def says(told: Sequence[Words] | None) -> list[str]:
-        return read(model, codes, sampling=sampling, words=told, batch=batch)
+        return unasked() if told is None else read(model, codes, sampling=sampling, words=told, batch=batch)
 
     if ask is not None:
         progress("read", 0, 0)

@@ -11,6 +11,7 @@ from pure_jax.errors import PureError
 
 CLUSTERS = (("SLURM_PROCID", "SLURM_NTASKS"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))
 """Where SLURM and Open MPI say which process this is, and of how many."""
+MOST_PARTS = 100_000
 
 
 class Shard(NamedTuple):
@@ -30,24 +31,32 @@ def read_shard(text: str, environment: Mapping[str, str] = os.environ) -> Shard:
     """Of "i/n" with i from 1 to n; or of "cluster", which takes both from SLURM, Open MPI or a TPU slice.
 
     Raises:
-        PureError: it is neither, there are more than 100,000 parts, or the environment is no cluster's.
+        PureError: it is neither, there are more than 100,000 parts, or the environment is no cluster's, or its numbers
+            contradict each other.
     """
-    if text == "cluster":
-        return _in_cluster(environment)
+    number, count = _in_cluster(environment) if text == "cluster" else _in_words(text)
+    if not 0 <= number < count <= MOST_PARTS:
+        raise PureError(
+            f"the shard {text!r} is part {number + 1} of {count}; it must be i/n with i from 1 to n, at most "
+            f"{MOST_PARTS:,}, such as 1/4, or cluster"
+        )
+    return Shard(number, count)
+
+
+def _in_words(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    part, count = map(int, match.groups()) if match else (0, 0)
-    if not 1 <= part <= count <= 100_000:
+    if match is None:
         raise PureError(f"the shard is {text!r}, but it must be i/n with i from 1 to n, such as 1/4, or cluster")
-    return Shard(part - 1, count)
+    return int(match[1]) - 1, int(match[2])
 
 
-def _in_cluster(environment: Mapping[str, str]) -> Shard:
-    for number, count in CLUSTERS:
-        if environment.get(number, "").isdecimal() and environment.get(count, "").isdecimal():
-            return Shard(int(environment[number]), int(environment[count]))
+def _in_cluster(environment: Mapping[str, str]) -> tuple[int, int]:
     hosts = environment.get("TPU_WORKER_HOSTNAMES", "")
-    if hosts and environment.get("TPU_WORKER_ID", "").isdecimal():
-        return Shard(int(environment["TPU_WORKER_ID"]), len(hosts.split(",")))
+    slice_hosts = str(len(hosts.split(","))) if hosts else ""
+    named = [(environment.get(number, ""), environment.get(count, "")) for number, count in CLUSTERS]
+    for number, count in [*named, (environment.get("TPU_WORKER_ID", ""), slice_hosts)]:
+        if number.isdecimal() and count.isdecimal():
+            return int(number), int(count)
     raise PureError(
         "--shard cluster found neither SLURM's nor Open MPI's nor a TPU slice's numbers in the environment; say which "
         "part it is, such as --shard 1/4"

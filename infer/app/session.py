@@ -156,7 +156,9 @@ class Sessions:
                 work.done.append(_Failed(upload.name, str(error)))
             else:
                 facts = facts_of(result, scale=wishes.scale, seed=result.seed, seconds=seconds)
-                work.done.append(_Restored(upload.name, picture, result, facts, self._saved(result, upload.name)))
+                # Of several photos the pictures are not kept: a page shows one.
+                own = self._page(upload.name, picture, result, facts, wishes) if len(work.uploads) == 1 else None
+                work.done.append(_Restored(upload.name, facts, self._saved(result, upload.name), own))
 
     def _work(self, job: Job[Any], upload: Path, wishes: Wishes, previews: list[np.ndarray]) -> Any:
         """In the desk's thread."""
@@ -193,7 +195,7 @@ class Sessions:
         except TooLate:
             ended = f"given up, as it took longer than {self.limits.timeout:g} seconds"
         if len(work.uploads) == 1:
-            return Seen(ended, over=True) if ended else self._page_of(work.done[0], wishes)
+            return Seen(ended, over=True) if ended else _alone(work.done[0])
         restored = [one for one in work.done if isinstance(one, _Restored)]
         said = f"{len(restored)} of {len(work.uploads)} photos are restored"
         failed = len(work.done) - len(restored)
@@ -201,12 +203,8 @@ class Sessions:
         file = self._archive(restored) if restored else None
         return Seen(said, rows=[one.row for one in work.done], file=file, over=True)
 
-    def _page_of(self, one: _Restored | _Failed, wishes: Wishes) -> Seen:
-        if isinstance(one, _Failed):
-            return Seen(f"not possible: {one.reason}", over=True)
-        most = self.restorer.model.config.max_entropy
-        told = page(one.name, one.picture, one.result, most, one.facts, vars(wishes))
-        return Seen(_told(one.facts), page=told, file=one.file, over=True)
+    def _page(self, name: str, picture: Picture, result: Restoration, facts: dict[str, Any], wishes: Wishes) -> str:
+        return page(name, picture, result, self.restorer.model.config.max_entropy, facts, vars(wishes))
 
     def _archive(self, restored: Sequence[_Restored]) -> Path:
         """The results in one file, two of one name as NAME and NAME-2."""
@@ -233,10 +231,9 @@ class Sessions:
 @dataclass(frozen=True)
 class _Restored:
     name: str
-    picture: Picture
-    result: Restoration
     facts: dict[str, Any]
     file: Path
+    page: str | None
 
     @property
     def row(self) -> tuple[str, str]:
@@ -265,6 +262,12 @@ class _Work:
     def place(self) -> str:
         many = len(self.uploads)
         return f"photo {min(len(self.done) + 1, many)} of {many}: " if many > 1 else ""
+
+
+def _alone(one: _Restored | _Failed) -> Seen:
+    if isinstance(one, _Failed):
+        return Seen(f"not possible: {one.reason}", over=True)
+    return Seen(_told(one.facts), page=one.page, file=one.file, over=True)
 
 
 def _told(facts: Mapping[str, Any]) -> str:

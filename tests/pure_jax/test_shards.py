@@ -19,6 +19,12 @@ def test_parts_that_are_none_are_refused(text):
         read_shard(text)
 
 
+@pytest.mark.parametrize(("number", "count"), [("5", "4"), ("4", "4"), ("0", "0"), ("0", "200000")])
+def test_numbers_of_a_cluster_that_contradict_each_other_are_refused(number, count):
+    with pytest.raises(PureError, match=f"part {int(number) + 1} of {count}"):
+        read_shard("cluster", {"SLURM_PROCID": number, "SLURM_NTASKS": count})
+
+
 @pytest.mark.parametrize(
     ("environment", "shard"),
     [

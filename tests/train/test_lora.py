@@ -146,3 +146,8 @@ def test_a_vocabulary_grows(how):
 def test_adapters_that_cannot_be_are_refused(options, words):
     with pytest.raises(PureError, match=words):
         LoraConfig(**options)
+
+
+def test_muon_has_nothing_to_train_behind_adapters():
+    with pytest.raises(PureError, match="muon is for the layers' matrices"):
+        dataclasses.replace(OPTIONS, muon=2.0, lora=LORA)

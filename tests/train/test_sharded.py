@@ -6,17 +6,22 @@ import dataclasses
 import os
 import subprocess
 import sys
+from functools import partial, reduce
+from operator import getitem
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from pure_jax.errors import PureError
+from pure_jax.sharding import MESH_AXES
 from pure_jax.train.config import LanguageModelTrainConfig
-from pure_jax.train.language_model import make_step
-from pure_jax.train.sharding import read_mesh
-from tests.train.test_language_model import CONFIG, OPTIONS, PROMPT_LENGTH, VOCABULARY, batch, start
+from pure_jax.train.language_model import init_state, make_step
+from pure_jax.train.sharding import read_mesh, state_shardings
+from tests.models import tiny_config
+from tests.train.test_language_model import CODEBOOK, CONFIG, OPTIONS, PROMPT_LENGTH, VOCABULARY, batch, start
 
 __all__ = ["start"]
 
@@ -109,6 +114,19 @@ def test_eight_devices_train_as_one_does_and_go_on_over_another_mesh(tmp_path):
         text=True,
     )
     assert (run.returncode, run.stdout.splitlines()[-1:]) == (0, ["same"]), run.stderr[-3000:]
+
+
+def test_what_muon_and_its_adamw_keep_lies_as_their_parameters_do():
+    config = tiny_config(tile_size=16, num_layers=2, scan_layers=True)
+    options = dataclasses.replace(OPTIONS, muon=2.0)
+    codebook = jnp.asarray(CODEBOOK, jnp.float32)
+    state = jax.eval_shape(partial(init_state, config, options, VOCABULARY, codebook))
+    lying = state_shardings(AbstractMesh((2, 2, 2), MESH_AXES), state)
+    kept = lying.opt_state[1].inner_states
+    for name, own in (("muon", ("layers", "mlp", "up_proj", "kernel")), ("adam", ("embed", "embedding"))):
+        [moments] = [inner for inner in kept[name].inner_state if hasattr(inner, "mu")]
+        placed, parameter = (reduce(getitem, own, tree) for tree in (moments.mu, lying.params))
+        assert placed.spec == parameter.spec != PartitionSpec()
 
 
 @pytest.mark.parametrize("change", [{"accumulate": 3}, {"logit_rows": 5}], ids=lambda change: next(iter(change)))

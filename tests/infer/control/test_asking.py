@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pure_jax.errors import PureError
+from pure_jax.infer import pure
 from pure_jax.infer.control.asking import ask_on_terminal
 from pure_jax.infer.restore import Restorer
 from tests.models import tiny_model
@@ -58,6 +59,21 @@ def test_a_corrected_restoration_is_the_one_that_was_told_so():
     assert asked.texts == told.texts != plain.texts
     with pytest.raises(PureError, match="text says how answers begin"):
         restorer.restore(photo, scale=1, text="Hm.", ask=lambda *_: ({}, ""))
+
+
+def test_the_model_is_read_once_for_the_question_and_for_what_it_leaves_open(monkeypatch):
+    told = []
+    read = pure.read
+
+    def counted(*arguments, words, **options):
+        told.append(words)
+        return read(*arguments, words=words, **options)
+
+    monkeypatch.setattr(pure, "read", counted)
+    restorer = Restorer(tiny_model(num_layers=1), unchecked=True)
+    photo = np.random.default_rng(0).integers(256, size=(16, 16, 3), dtype=np.uint8)
+    restorer.restore(photo, scale=1, guidance="perception", ask=lambda *_: ({"blur": "large"}, ""))
+    assert told == [None]
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from pure_jax.infer.decoding.ways import usual_way, way_of_decoding
 from pure_jax.infer.decoding.windows import Windows
 from tests.models import tiny_model
 
-# At level 0 jaxlib 0.10.2 takes another maximum than the largest in these loops.
+# At level 0 of jaxlib 0.10.2 some of these loops write other codes than the plain one.
 pytestmark = pytest.mark.optimised
 
 # A seed without draws that rounding could decide: with seed 3 two codes of one picture are 4e-6 apart.

@@ -24,6 +24,9 @@ from pure_jax.nsarm.transformer import Transformer, init_cache, row_bytes
 from pure_jax.transformer import stack_layers
 from tests.nsarm_bridge import params_of
 
+# The aim of 1e-5 for passes against the masked forward is the double of what level 1 rounds, not of level 0.
+pytestmark = pytest.mark.optimised
+
 CONFIG = tiny()
 UNROLLED = dataclasses.replace(CONFIG.transformer, scan_layers=False)
 SCALES, ENDS = CONFIG.scales, CONFIG.ends
@@ -116,7 +119,7 @@ def test_a_prefill_and_one_pass_for_each_scale_equal_the_masked_forward(params, 
     for i in range(given, len(SCALES)):
         span = slice(ENDS[i - 1], ENDS[i])
         logits, cache = run(cache, TOKENS[:, span.start - 1 : span.stop - 1], i, i + 1)
-        np.testing.assert_allclose(logits, whole[:, span], rtol=0, atol=1e-5)  # measured 6.2e-6
+        np.testing.assert_allclose(logits, whole[:, span], rtol=0, atol=1e-5)  # measured 3.0e-6
 
 
 def test_rows_of_conditioning_may_repeat(params):
