@@ -15,12 +15,12 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import T5Config, T5EncoderModel
 
 from pure_jax.convert.nsarm import torch_networks
-from pure_jax.convert.nsarm.names import MAP_PREFIX, TRANSFORMER_ROWS, map_rows, vae_rows
+from pure_jax.convert.nsarm.names import MAP_PREFIX, TEXT_ROWS, TRANSFORMER_ROWS, map_rows, vae_rows
 from pure_jax.convert.tables import from_torch
 from pure_jax.nsarm.config import NsarmConfig, TextConfig
 from pure_jax.nsarm.model import NsarmModel
 from pure_jax.nsarm.presets import tiny
-from pure_jax.nsarm.shapes import network_shapes
+from pure_jax.nsarm.shapes import network_shapes, text_shapes
 from pure_jax.transformer import stack_layers
 from tests.nsarm_bridge import lazy, nested
 
@@ -102,3 +102,11 @@ def tokenizer() -> Tokenizer:
     made = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, "<unk>"))
     made.pre_tokenizer = Whitespace()
     return made
+
+
+def reading_model(**changes: Any) -> NsarmModel:
+    """`tiny_pair`'s, which reads captions, too."""
+    own = tiny_pair().model
+    text = nested(from_torch(lazy(text_encoder()), TEXT_ROWS, text_shapes(TEXT), "test")[0])
+    config = dataclasses.replace(own.config, text_encoder=TEXT, prompt="a small house", **changes)
+    return dataclasses.replace(own, config=config, params=own.params | {"text_encoder": text}, tokenizer=tokenizer())

@@ -14,6 +14,7 @@ from pure_jax.config import PRESETS, ModelConfig, SamplingConfig, from_dict
 from pure_jax.errors import PureError
 from pure_jax.train.cluster import ClusterConfig
 from pure_jax.train.config import LanguageModelTrainConfig, TextConfig, VQGANTrainConfig
+from pure_jax.train.nsarm.command import ExportNsarm, TrainMap, TrainScales
 from pure_jax.train.reading import read_names, read_words
 
 if TYPE_CHECKING:
@@ -370,7 +371,8 @@ class TrainDemo:
 
 @dataclass(frozen=True)
 class Train:
-    """Make a model: all at once (demo), or in steps: tokenizer, vqgan, lm (on records of `pure tokenize`), export.
+    """Make a model: all at once (demo), or in steps: tokenizer, vqgan, lm (on records of `pure tokenize`), export; one
+    of NSARM's: map, scales, export-nsarm.
 
     speed times a training step."""
 
@@ -380,7 +382,10 @@ class Train:
         | Annotated[TrainVQGAN, subcommand("vqgan")]
         | Annotated[TrainLanguageModel, subcommand("lm")]
         | Annotated[Export, subcommand("export")]
-        | Annotated[Speed, subcommand("speed")],
+        | Annotated[Speed, subcommand("speed")]
+        | Annotated[TrainMap, subcommand("map")]
+        | Annotated[TrainScales, subcommand("scales")]
+        | Annotated[ExportNsarm, subcommand("export-nsarm")],
         tyro.conf.arg(name=""),
     ]
 

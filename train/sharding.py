@@ -63,20 +63,20 @@ def state_shardings(mesh: Mesh, state: Any, network: str = "transformer") -> Any
     return jax.tree_util.tree_map_with_path(of, state)
 
 
-def born_sharded(make: Callable[[], Any], mesh: Mesh) -> Any:
+def born_sharded(make: Callable[[], Any], mesh: Mesh, network: str = "transformer") -> Any:
     """make() as one compiled program whose results lie where they belong from the beginning; nothing is whole before.
 
-    make: gives a training state; without arguments.
+    make: gives a training state; without arguments. network: see `state_shardings`.
     """
-    shardings = state_shardings(mesh, jax.eval_shape(make))
+    shardings = state_shardings(mesh, jax.eval_shape(make), network)
     return jax.jit(make, out_shardings=shardings)()
 
 
-def born_from(make: Callable[[Any], Any], params: Any, mesh: Mesh | None) -> Any:
+def born_from(make: Callable[[Any], Any], params: Any, mesh: Mesh | None, network: str = "transformer") -> Any:
     """make(params) likewise, from parameters that are where they belong; without a mesh, on their device."""
     if mesh is None:
         return jax.jit(make)(params)
-    return jax.jit(make, out_shardings=state_shardings(mesh, jax.eval_shape(make, params)))(params)
+    return jax.jit(make, out_shardings=state_shardings(mesh, jax.eval_shape(make, params), network))(params)
 
 
 def on_every_device(mesh: Mesh | None, state: Any) -> Any:

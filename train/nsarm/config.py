@@ -10,6 +10,7 @@ from pure_jax.train.config import MUON, RUN, SHARE, WEIGHT, AdversarialTrainConf
 MAP_LOSSES = ("squares", "bits")
 DEGRADATIONS = ("real-esrgan", "mild", "light")
 """Names of `pure_jax.train.data.degradation.PRESETS`; light is one stage of Real-ESRGAN's."""
+REGION = (1, 16)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class MapTrainConfig:
     """One of DEGRADATIONS."""
     sharpen: bool = True
     """Sharpen the photo before it is degraded; what is to be restored stays as it is."""
+    region: int = 1
+    """Tiles along a region's side. A region is degraded as a whole, so that a tile's blur reaches beyond its edges."""
     muon: float = 0.0
     """Factor on the learning rate of the layers' matrices, which Muon trains then, all else being AdamW's and without
     weight decay; 0: AdamW trains all, as in NSARM."""
@@ -61,7 +64,7 @@ class MapTrainConfig:
     )
 
     def __post_init__(self) -> None:
-        require(self, **RUN, muon=MUON)
+        require(self, **RUN, muon=MUON, region=REGION)
         _one_of("loss", self.loss, MAP_LOSSES)
         _one_of("degradation", self.degradation, DEGRADATIONS)
 
@@ -90,10 +93,16 @@ class ScalesTrainConfig:
     """Let the loss reach the map network, through the quantiser."""
     degradation: str = "real-esrgan"
     sharpen: bool = True
+    region: int = 1
     muon: float = 0.0
-    """All three as in stage 1."""
+    """All four as in stage 1."""
     ema_decay: float = 0.0
     """Of the averaged weights that are exported; 0 exports the last ones."""
+    compute_dtype: str = "float32"
+    """Of the transformer's and the text encoder's products; parameters, the map network and the tokenizer stay
+    float32."""
+    remat: bool = False
+    """Compute each block again for its gradient, instead of keeping what it made."""
     optimiser: OptimiserConfig = field(
         default_factory=lambda: OptimiserConfig(
             4e-5, 4e-5, warmup_steps=0, b1=0.9, b2=0.97, weight_decay=0.005, clip_norm=5.0
@@ -101,7 +110,8 @@ class ScalesTrainConfig:
     )
 
     def __post_init__(self) -> None:
-        require(self, **RUN, hidden_share=SHARE, largest_flip=(0.0, 0.5), ema_decay=SHARE, muon=MUON)
+        require(self, **RUN, hidden_share=SHARE, largest_flip=(0.0, 0.5), ema_decay=SHARE, muon=MUON, region=REGION)
+        _one_of("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         _one_of("degradation", self.degradation, DEGRADATIONS)
         if self.first_scored is not None:
             require(self, first_scored=(0, 63))

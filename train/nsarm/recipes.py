@@ -54,16 +54,16 @@ def nsarm_demo_recipe() -> NsarmRecipe:
     return NsarmRecipe(
         model=nsarm_demo(),
         vae=VAETrainConfig(
-            batch=4, steps=1300, adversarial_start=500, discriminator_width=32,
-            optimiser=OptimiserConfig(1e-3, 2e-5, warmup_steps=50, decay_steps=400, weight_decay=0.0, clip_norm=1.0),
+            batch=4, steps=1100, adversarial_start=600, adversarial_weight=0.3, ema_decay=0.995,
+            optimiser=OptimiserConfig(5e-4, 2e-5, warmup_steps=50, decay_steps=500, weight_decay=0.0, clip_norm=1.0),
         ),
         map_network=MapTrainConfig(
-            batch=16, steps=500, loss="bits", sharpen=False, muon=2.0,
-            optimiser=OptimiserConfig(2e-3, 1e-5, warmup_steps=50, decay_steps=250, **constant),
+            batch=16, steps=400, loss="bits", sharpen=False, region=2, muon=2.0,
+            optimiser=OptimiserConfig(2e-3, 1e-5, warmup_steps=50, decay_steps=200, **constant),
         ),
         scales=ScalesTrainConfig(
-            batch=8, steps=1800, largest_flip=0.1, sharpen=False, muon=2.0, ema_decay=0.995,
-            optimiser=OptimiserConfig(2e-3, 1e-5, warmup_steps=100, decay_steps=700, **constant),
+            batch=8, steps=1500, largest_flip=0.1, sharpen=False, region=2, muon=2.0, ema_decay=0.995,
+            optimiser=OptimiserConfig(2e-3, 1e-5, warmup_steps=100, decay_steps=600, **constant),
         ),
     )  # fmt: skip
 

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pure_jax.config import to_dict
@@ -18,9 +17,10 @@ from pure_jax.nsarm.model import NsarmModel
 from pure_jax.train.card import figure, how_it_was_made, measurements
 from pure_jax.train.config import require_discriminated
 from pure_jax.train.measuring import chosen_sampling
-from pure_jax.train.nsarm import steps, vae
-from pure_jax.train.nsarm.pairs import TILES, crops_at, pairs_at
+from pure_jax.train.nsarm import vae
+from pure_jax.train.nsarm.pairs import crops_at
 from pure_jax.train.nsarm.recipes import NsarmRecipe
+from pure_jax.train.nsarm.stages import train_map, train_scales
 from pure_jax.train.staged import StagedRun
 
 
@@ -46,7 +46,8 @@ class NsarmRun(StagedRun):
 
     @property
     def smallest_photo(self) -> int:
-        return TILES * self.recipe.model.tile_size
+        # A picture that is shown degraded is twice as large as a tile before.
+        return max(2, self.recipe.map_network.region, self.recipe.scales.region) * self.recipe.model.tile_size
 
     def vae(self) -> bool:
         config, options, run = self.recipe.model, self.recipe.vae, self.run_of("vae")
@@ -62,26 +63,19 @@ class NsarmRun(StagedRun):
 
     def map_network(self) -> bool:
         """Stage 1."""
-        config, options, run = self.recipe.model, self.recipe.map_network, self.run_of("map_network")
-        if run.reached(options.steps):
-            return True
-        with run.held({"model": to_dict(config), "train": asdict(options)}):
-            step_fn = steps.make_map_step(config, options, self.run_of("vae").params())
-            batch_at = partial(pairs_at, self.train_photos, config, options)
-            state = run.train(steps.init_map(config, options), step_fn, batch_at, options.steps)
-            return int(state.step) >= options.steps
+        options, run = self.recipe.map_network, self.run_of("map_network")
+        return run.reached(options.steps) or train_map(
+            self.train_photos, self.recipe.model, options, {"vae": self.run_of("vae").params()}, run
+        )
 
     def scales(self) -> bool:
         """Stage 2."""
-        config, options, run = self.recipe.model, self.recipe.scales, self.run_of("scales")
+        options, run = self.recipe.scales, self.run_of("scales")
         if run.reached(options.steps):
             return True
-        with run.held({"model": to_dict(config), "train": asdict(options)}):
-            prompt = jnp.asarray(prompt_features(self.recipe))
-            step_fn = steps.make_scales_step(config, options, self.run_of("vae").params(), prompt)
-            batch_at = partial(pairs_at, self.train_photos, config, options)
-            begun = steps.init_scales(config, options, self.run_of("map_network").params()["map_network"])
-            return int(run.train(begun, step_fn, batch_at, options.steps).step) >= options.steps
+        resting = {"vae": self.run_of("vae").params(), "prompt": {"features": prompt_features(self.recipe)}}
+        mapped = self.run_of("map_network").params()["map_network"]
+        return train_scales(self.train_photos, self.recipe.model, options, resting, run, mapped)
 
     def sampling(self) -> bool:
         config, params, _ = self._model()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,22 +14,25 @@ import optax
 from jax import Array
 
 from pure_jax.nsarm.conditioning import Captions
-from pure_jax.nsarm.config import NsarmConfig
+from pure_jax.nsarm.config import NsarmConfig, text_config
 from pure_jax.nsarm.map_network import MapNetwork
+from pure_jax.nsarm.text import TextEncoder
 from pure_jax.nsarm.transformer import Transformer
 from pure_jax.nsarm.vae import VAE
 from pure_jax.train.nsarm.config import MapTrainConfig, ScalesTrainConfig
-from pure_jax.train.nsarm.initial import decays, initial_params
+from pure_jax.train.nsarm.initial import decays
+from pure_jax.train.nsarm.pairs import Pairs
 from pure_jax.train.nsarm.targets import bit_loss, map_loss, map_targets, random_flips, taught, token_weights
-from pure_jax.train.optimiser import adamw, averaged, muon
+from pure_jax.train.nsarm.told import Told
+from pure_jax.train.optimiser import adamw, averaged, learning_rate, muon
 from pure_jax.vqgan import from_pixels
 
-Pairs = tuple[Array, Array]
-"""Low-quality and high-quality pictures, uint8 [batch, low, low, 3] and [batch, tile, tile, 3]."""
-
-
-Loss = Callable[[Any, Array, Array, Array], tuple[Array, dict[str, Array]]]
-"""(parameters, LQ pictures, HQ pictures, both float32 in [-1, 1], key) -> (float32 [], metrics)."""
+Resting = Mapping[str, Any]
+"""Parameters that are read and not trained, by network: "vae"; in stage 2 "prompt" or "text_encoder", too."""
+Objective = Callable[[Any, Resting, Pairs, Array], tuple[Array, dict[str, Array]]]
+"""(parameters by network, what rests, batch, key) -> (float32 [], metrics)."""
+Step = Callable[["NsarmState", Pairs, Resting], tuple["NsarmState", dict[str, Array]]]
+"""A jitted update (state, batch, what rests) -> (state, metrics)."""
 
 
 @flax.struct.dataclass
@@ -40,10 +44,6 @@ class NsarmState:
     ema: Any
     """Running average of the parameters, or None."""
     opt_state: Any
-
-
-Step = Callable[[NsarmState, Pairs], tuple[NsarmState, dict[str, Array]]]
-"""A jitted update (state, pairs) -> (state, metrics)."""
 
 
 def _optimiser(options: MapTrainConfig | ScalesTrainConfig) -> optax.GradientTransformation:
@@ -60,57 +60,48 @@ def init_state(params: Any, options: MapTrainConfig | ScalesTrainConfig) -> Nsar
     return NsarmState(jnp.zeros((), jnp.int32), params, ema, opt_state)
 
 
-def init_map(config: NsarmConfig, options: MapTrainConfig) -> NsarmState:
-    """Stage 1's beginning."""
-    return init_state(initial_params(config, ("map_network",), options.seed), options)
-
-
-def init_scales(config: NsarmConfig, options: ScalesTrainConfig, map_params: Any) -> NsarmState:
-    """Stage 2's beginning: stage 1's map network, a fresh transformer."""
-    return init_state(initial_params(config, ("transformer",), options.seed) | {"map_network": map_params}, options)
-
-
 def _map_network(config: NsarmConfig) -> MapNetwork:
     sides = tuple(side for side, _ in config.latent_scales[: config.given_scales])
     return MapNetwork(config.map_network, config.vae.latent_channels, sides)
 
 
-def _update(options: MapTrainConfig | ScalesTrainConfig, loss_fn: Loss) -> Step:
+def make_step(options: MapTrainConfig | ScalesTrainConfig, objective: Objective, shardings: Any = None) -> Step:
+    """A stage's update. One whose loss or gradient is not finite leaves all but the step's number as it was, and is
+    counted (`skipped`).
+
+    shardings: of the state, see `pure_jax.train.sharding`; with them the state that goes in is given away.
+    """
     tx = _optimiser(options)
     ema_decay = getattr(options, "ema_decay", 0.0)
 
-    @jax.jit
-    def step_fn(state: NsarmState, pairs: Pairs) -> tuple[NsarmState, dict[str, Array]]:
+    def step_fn(state: NsarmState, pairs: Pairs, resting: Resting) -> tuple[NsarmState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(options.seed), state.step)
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params, *map(from_pixels, pairs), key)
+        grads, metrics = jax.grad(objective, has_aux=True)(state.params, resting, pairs, key)
+        norm = optax.tree.norm(grads)
+        good = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = averaged(state.ema, params, state.step, ema_decay) if ema_decay else None
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        return NsarmState(state.step + 1, params, ema, opt_state), metrics
+        new = NsarmState(state.step + 1, params, ema, opt_state)
+        kept = jax.tree.map(partial(jnp.where, good), new, state).replace(step=new.step)
+        metrics = metrics | {
+            "grad_norm": norm,
+            "learning_rate": learning_rate(options.optimiser, options.steps)(state.step),
+        }
+        return kept, {name: jnp.where(good, value, 0.0) for name, value in metrics.items()} | {"skipped": 1.0 - good}
 
-    return step_fn
-
-
-def make_map_step(config: NsarmConfig, options: MapTrainConfig, vae_params: Any) -> Step:
-    """Stage 1's update."""
-    return _update(options, map_objective(config, options, vae_params))
-
-
-def make_scales_step(
-    config: NsarmConfig, options: ScalesTrainConfig, vae_params: Any, prompt: Array, dtype: Any = jnp.float32
-) -> Step:
-    """Stage 2's update."""
-    return _update(options, scales_objective(config, options, vae_params, prompt, dtype))
+    if shardings is None:
+        return jax.jit(step_fn)
+    return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def map_objective(config: NsarmConfig, options: MapTrainConfig, vae_params: Any) -> Loss:
+def map_objective(config: NsarmConfig, options: MapTrainConfig) -> Objective:
     """Stage 1's loss. The image tokenizer rests."""
     vae: Any = VAE(config.vae)
     net: Any = _map_network(config)
 
-    def loss_fn(params: Any, lq: Array, hq: Array, key: Array) -> tuple[Array, dict[str, Array]]:
-        low, features = (vae.apply({"params": vae_params}, x, method="encode") for x in (lq, hq))
+    def loss_fn(params: Any, resting: Resting, pairs: Pairs, key: Array) -> tuple[Array, dict[str, Array]]:
+        low, features = (vae.apply({"params": resting["vae"]}, from_pixels(x), method="encode") for x in pairs[:2])
         targets = map_targets(features, config)
         found = net.apply({"params": params["map_network"]}, low, False, rngs={"dropout": key})
         loss = map_loss(found, targets, options.loss)
@@ -120,31 +111,28 @@ def map_objective(config: NsarmConfig, options: MapTrainConfig, vae_params: Any)
     return loss_fn
 
 
-def scales_objective(
-    config: NsarmConfig, options: ScalesTrainConfig, vae_params: Any, prompt: Array, dtype: Any = jnp.float32
-) -> Loss:
-    """Stage 2's loss.
-
-    prompt: features float32 [length, text_size] of the caption that all pictures have.
-    """
+def scales_objective(config: NsarmConfig, options: ScalesTrainConfig) -> Objective:
+    """Stage 2's loss. The image tokenizer and the text encoder rest; without captions all pictures have the model's
+    prompt."""
+    dtype = jnp.dtype(options.compute_dtype)
+    sizes = dataclasses.replace(config.transformer, remat=options.remat)
     vae: Any = VAE(config.vae)
-    net, mapped = Transformer(config.transformer, dtype), _map_network(config)
+    net, mapped = Transformer(sizes, dtype), _map_network(config)
     first = config.given_scales if options.first_scored is None else options.first_scored
     weights = jnp.asarray(token_weights(config, first, options.reweight))
     drawn = jnp.asarray(token_weights(config, config.given_scales, False) > 0)
 
-    def loss_fn(params: Any, lq: Array, hq: Array, key: Array) -> tuple[Array, dict[str, Array]]:
-        low, features = (vae.apply({"params": vae_params}, x, method="encode") for x in (lq, hq))
+    def loss_fn(params: Any, resting: Resting, pairs: Pairs, key: Array) -> tuple[Array, dict[str, Array]]:
+        low, features = (vae.apply({"params": resting["vae"]}, from_pixels(x), method="encode") for x in pairs[:2])
+        count = len(low)
         map_key, flip_key, hidden_key, drop_key = jax.random.split(key, 4)
         residuals: Any = mapped.apply({"params": params["map_network"]}, low, False, rngs={"dropout": map_key})
         if not options.train_map:
             residuals = jax.lax.stop_gradient(residuals)
-        flips = random_flips(flip_key, config, len(lq), options.largest_flip) if options.largest_flip else None
+        flips = random_flips(flip_key, config, count, options.largest_flip) if options.largest_flip else None
         sequence = taught(features, residuals, config, options.next_input or config.next_input, flips)
-        hidden = jax.random.bernoulli(hidden_key, options.hidden_share, (len(lq),))
-        captions = Captions(
-            jnp.broadcast_to(prompt, (len(lq), *prompt.shape)), jnp.ones((len(lq), len(prompt)), bool), hidden
-        )
+        text, valid = _text(config, resting, pairs.told, count, dtype)
+        captions = Captions(text, valid, jax.random.bernoulli(hidden_key, options.hidden_share, (count,)))
         written: Any = net.apply(
             {"params": params["transformer"]}, sequence.tokens, captions, config.scales,
             deterministic=False, rngs={"dropout": drop_key},
@@ -155,3 +143,12 @@ def scales_objective(
         return loss, {"loss": loss, "bits_right": (right * drawn).sum() / drawn.sum(), "bits_right_finest": right[-1]}
 
     return loss_fn
+
+
+def _text(config: NsarmConfig, resting: Resting, told: Told | None, count: int, dtype: Any) -> tuple[Array, Array]:
+    """Features float32 [count, n, text_size] of what is told of each picture, and where they are valid."""
+    if told is None:
+        prompt = resting["prompt"]["features"].astype(jnp.float32)
+        return jnp.broadcast_to(prompt, (count, *prompt.shape)), jnp.ones((count, len(prompt)), bool)
+    encoder: Any = TextEncoder(text_config(config), dtype)
+    return encoder.apply({"params": resting["text_encoder"]}, told.ids, told.valid), told.valid

@@ -10,23 +10,16 @@ import numpy as np
 import pytest
 
 import pure_jax
-from pure_jax.convert.nsarm.names import TEXT_ROWS
-from pure_jax.convert.tables import from_torch
 from pure_jax.errors import PureError
 from pure_jax.infer.nsarm import captions
 from pure_jax.infer.nsarm.captions import caption_of, conditioning_of, read_captions, text_features, with_prompt
-from pure_jax.nsarm.shapes import text_shapes
-from tests.nsarm_bridge import lazy, nested
-from tests.nsarm_models import TEXT, text_encoder, tiny_pair, tokenizer
+from tests.nsarm_models import reading_model
 
 
 @pytest.fixture(scope="module")
 def model():
     """With a text encoder and the features of a prompt."""
-    own = tiny_pair().model
-    text = nested(from_torch(lazy(text_encoder()), TEXT_ROWS, text_shapes(TEXT), "test")[0])
-    config = dataclasses.replace(own.config, text_encoder=TEXT, prompt="a small house")
-    return dataclasses.replace(own, config=config, params=own.params | {"text_encoder": text}, tokenizer=tokenizer())
+    return reading_model()
 
 
 def test_the_prompts_features_need_no_text_encoder(model, monkeypatch):

@@ -15,7 +15,8 @@ from pure_jax.nsarm.bsq import decompose
 from pure_jax.train.config import OptimiserConfig
 from pure_jax.train.nsarm.config import MapTrainConfig, ScalesTrainConfig
 from pure_jax.train.nsarm.initial import decays, initial_params
-from pure_jax.train.nsarm.steps import init_state, make_scales_step, map_objective, scales_objective
+from pure_jax.train.nsarm.pairs import Pairs
+from pure_jax.train.nsarm.steps import init_state, make_step, map_objective, scales_objective
 from pure_jax.train.nsarm.targets import map_loss, random_flips, taught, token_weights
 from pure_jax.vqgan import from_pixels
 from tests.nsarm_models import tiny_config, tiny_pair
@@ -27,6 +28,7 @@ PIXELS = [RNG.integers(256, size=(2, side, side, 3), dtype=np.uint8) for side in
 LQ, HQ = (from_pixels(jnp.asarray(pixels)) for pixels in PIXELS)
 OPTIMISER = OptimiserConfig(1e-3, 1e-3, warmup_steps=0, b2=0.97, weight_decay=0.1, clip_norm=1e9)
 PROMPT = jnp.asarray(PAIR.model.params["prompt"]["features"])
+PAIRS, RESTING = Pairs(*map(jnp.asarray, PIXELS)), {name: PAIR.model.params[name] for name in ("vae", "prompt")}
 
 
 def up(x: torch.Tensor, side: int) -> torch.Tensor:
@@ -70,7 +72,7 @@ def stage_two(first: int, reweight: bool) -> float:
 def test_the_second_stages_loss_is_that_of_pytorch(first, reweight):
     options = ScalesTrainConfig(batch=2, hidden_share=0.0, first_scored=first, reweight=reweight)
     params = {name: PAIR.model.params[name] for name in ("transformer", "map_network")}
-    loss, metrics = jax.jit(scales_objective(CONFIG, options, PAIR.model.params["vae"], PROMPT))(params, LQ, HQ, KEY)
+    loss, metrics = jax.jit(scales_objective(CONFIG, options))(params, RESTING, PAIRS, KEY)
     wanted = stage_two(CONFIG.given_scales if first is None else first, reweight)
     assert float(loss) == pytest.approx(wanted, abs=1e-6)  # measured 1.2e-7
     assert 0 < metrics["bits_right"] < 1
@@ -80,7 +82,7 @@ def test_the_second_stages_loss_is_that_of_pytorch(first, reweight):
 def test_the_first_stages_loss_is_that_of_pytorch(kind):
     options = MapTrainConfig(batch=2, loss=kind)
     params = {"map_network": PAIR.model.params["map_network"]}
-    loss, _ = jax.jit(map_objective(CONFIG, options, PAIR.model.params["vae"]))(params, LQ, HQ, KEY)
+    loss, _ = jax.jit(map_objective(CONFIG, options))(params, RESTING, PAIRS, KEY)
     with torch.no_grad():
         found, f, total, parts = PAIR.infinity.map_transformer(features(LQ)), features(HQ), 0.0, []
         for own in found:
@@ -134,8 +136,8 @@ def test_a_step_moves_both_networks_and_the_published_parameters_do_not_decay():
     options = ScalesTrainConfig(batch=2, steps=10, ema_decay=0.5, optimiser=OPTIMISER)
     config = tiny_config()
     params = initial_params(config, ("transformer", "map_network"), 0)
-    step_fn = make_scales_step(config, options, PAIR.model.params["vae"], PROMPT)
-    state, metrics = step_fn(init_state(params, options), tuple(map(jnp.asarray, PIXELS)))
+    step_fn = make_step(options, scales_objective(config, options))
+    state, metrics = step_fn(init_state(params, options), PAIRS, RESTING)
     assert int(state.step) == 1 and np.isfinite(float(metrics["loss"]))
     for name in params:
         moved = jax.tree.map(lambda a, b: bool((a != b).any()), params[name], state.params[name])
