@@ -25,6 +25,9 @@ class Convert:
     """Which weights of a .pt that has both; by default "model", as PURE takes them."""
     tokenizer: Path | None = None
     """Tokenizer file; by default tokenizer.json in the source directory."""
+    map_network: Literal["fresh"] | None = None
+    """NSARM only: fresh gives a transformer that has no map network, Infinity's, one with random weights, to be trained
+    by `pure train map`."""
     to: Literal["flax", "torch"] = "flax"
     """torch writes what transformers' Chameleon class and LlamaGen's code load."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -47,6 +50,7 @@ class Convert:
             vqgan=self.vqgan,
             vqgan_weights=self.vqgan_weights,
             tokenizer=self.tokenizer,
+            map_network=self.map_network,
             to=self.to,
             dtype=self.dtype,
             format=self.format,

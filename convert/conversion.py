@@ -42,6 +42,7 @@ def convert(
     vqgan: Path | None = None,
     vqgan_weights: Literal["model", "ema"] | None = None,
     tokenizer: Path | None = None,
+    map_network: Literal["fresh"] | None = None,
     to: Literal["flax", "torch"] = "flax",
     dtype: str = "auto",
     format: Format = "safetensors",
@@ -66,7 +67,8 @@ def convert(
     ):
         if given:
             raise PureError(f"{value!r} has a meaning with {where} only; leave it out")
-    model, remarks = _open(find(source, revision), dtype, vqgan=vqgan, vqgan_weights=vqgan_weights, tokenizer=tokenizer)
+    parts = {"vqgan": vqgan, "vqgan_weights": vqgan_weights, "tokenizer": tokenizer, "map_network": map_network}
+    model, remarks = _open(find(source, revision), dtype, **parts)
     before = sum(map(total_bytes, model.tensors.values()))
     if weights or cache:
         model = with_precision(model, weights, cache)

@@ -17,6 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
 from pure_jax.checkpoint import Checkpoint, Tensors, open_network, read_json
 from pure_jax.config import from_dict
 from pure_jax.convert.nsarm.names import (
@@ -37,10 +42,11 @@ from pure_jax.convert.torch_files import from_torch_tensor, load_pt
 from pure_jax.convert.torch_streams import is_archive, lazy_tensor, load_joined
 from pure_jax.convert.upstream import Upstream, open_shards
 from pure_jax.errors import PureError
-from pure_jax.nsarm.config import NsarmConfig
+from pure_jax.nsarm.config import MapConfig, NsarmConfig
+from pure_jax.nsarm.map_network import MapNetwork
 from pure_jax.nsarm.shapes import network_shapes
 from pure_jax.nsarm.text import read_tokenizer
-from pure_jax.tensors import LazyTensor
+from pure_jax.tensors import LazyTensor, in_memory
 
 CONFIG_FILE = "nsarm.json"
 _PART = re.compile(r"(.+\.pth)[._-].+")
@@ -61,8 +67,11 @@ def is_nsarm(path: Path) -> bool:
     return path.is_dir() and not (path / "config.json").exists() and bool(weight_files(path))
 
 
-def open_nsarm(directory: Path) -> Upstream:
+def open_nsarm(directory: Path, map_network: str | None = None) -> Upstream:
     """Open a PyTorch model; tensors are read when asked for.
+
+    map_network: "fresh" puts random weights, of the published sizes, in the place of a map network that is not there:
+    what `pure train map` begins with, where the transformer is Infinity's.
 
     Raises:
         PureError: a part is missing, broken, of another size or of another model; the message names file and tensor.
@@ -82,11 +91,13 @@ def open_nsarm(directory: Path) -> Upstream:
             raise PureError(f"{directory} has no .pth file with the {kind}; put it there")
     (file, both), (vae_file, vae) = found["transformer"], found["image tokenizer"]
     of_map = {name: tensor for name, tensor in both.items() if name.startswith(MAP_PREFIX)}
-    if not of_map:
+    if not of_map and map_network is None:
         raise PureError(
             f"{directory / file} has no {MAP_PREFIX}* tensors: it is a text-to-image transformer without the map "
-            "network, not NSARM's"
+            "network, not NSARM's; to train one behind it, convert it with --map-network fresh"
         )
+    if of_map and map_network is not None:
+        raise PureError(f"{directory / file} has a map network; leave map_network out")
     per_chunk = chunk_length(both)
     transformer = {canonical_transformer(n, per_chunk): t for n, t in both.items() if n not in of_map}
     if unused:
@@ -98,9 +109,13 @@ def open_nsarm(directory: Path) -> Upstream:
     shapes = network_shapes(config)
     networks: dict[str, Tensors] = {
         "transformer": _named(directory / file, transformer, TRANSFORMER_ROWS, shapes["transformer"]),
-        "map_network": _named(directory / file, of_map, map_rows(config.map_network), shapes["map_network"]),
+        "map_network": _named(directory / file, of_map, map_rows(config.map_network), shapes["map_network"])
+        if of_map
+        else _fresh_map(config),
         "vae": _named(directory / vae_file, vae, vae_rows(config.vae), shapes["vae"]),
     }
+    if not of_map:
+        remarks.append("the map network has random weights: train it, with `pure train map`")
     text = ""
     if folder is None:
         remarks.append("there is no text encoder; the model will know its own prompt at most, and no captions")
@@ -185,12 +200,20 @@ def _config(
     try:
         return NsarmConfig(
             transformer=transformer_config(shapes[0]),
-            map_network=map_config(shapes[1]),
+            map_network=map_config(shapes[1]) if of_map else MapConfig(),
             vae=vae_config(shapes[2]),
             text_encoder=text,
         )
     except PureError as error:
         raise PureError(f"{directory} ({', '.join(names)}): {error}") from error
+
+
+def _fresh_map(config: NsarmConfig) -> Tensors:
+    sizes, channels = config.map_network, config.vae.latent_channels
+    sides = tuple(side for side, _ in config.latent_scales[: config.given_scales])
+    low = jnp.zeros((1, sizes.latent_side, sizes.latent_side, channels))
+    params = jax.jit(MapNetwork(sizes, channels, sides).init)(jax.random.key(0), low)["params"]
+    return {path: in_memory(np.asarray(leaf)) for path, leaf in traverse_util.flatten_dict(params, sep=".").items()}
 
 
 def _named(path: Path, tensors: Tensors, rows: Sequence[Row], shapes: Mapping[str, tuple[int, ...]]) -> Tensors:

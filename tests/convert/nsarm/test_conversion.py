@@ -130,6 +130,21 @@ def test_the_converted_model_restores_and_bfloat16_is_kept(published, tmp_path):
     assert result.image.size == (32, 32)
 
 
+def test_a_transformer_without_map_network_is_given_a_fresh_one_to_train(published, tmp_path, capsys):
+    transformer, vae = states()
+    bare = {name: tensor for name, tensor in transformer.items() if not name.startswith("map_transformer.")}
+    directory = write(tmp_path / "infinity", bare, {"vae": vae})
+    main(["convert", str(directory), str(tmp_path / "flax"), "--map-network", "fresh", "--verify"])
+    assert "train it, with `pure train map`" in capsys.readouterr().out
+    fresh, whole = pure_jax.load(tmp_path / "flax").params, pure_jax.load(published).params
+    for name, own in fresh.items():
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), own, whole[name])
+        assert all(jax.tree.leaves(same)) == (name != "map_network"), name
+    with pytest.raises(SystemExit, match="2"):
+        main(["convert", str(published), str(tmp_path / "other"), "--map-network", "fresh"])
+    assert "has a map network; leave map_network out" in " ".join(capsys.readouterr().err.split())
+
+
 def test_the_published_sizes_are_read_off_the_tensors():
     with torch.device("meta"):
         infinity = torch_networks.Infinity(NsarmConfig(), chunks=8)

@@ -186,4 +186,4 @@ def test_eight_devices_train_as_one_does(tmp_path):
         text=True,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert float(run.stdout.split()[-1]) < 1e-5, run.stdout
+    assert float(run.stdout.split()[-1]) < 1e-6, run.stdout  # measured 3.6e-7

@@ -147,6 +147,16 @@ def test_a_step_moves_both_networks_and_the_published_parameters_do_not_decay():
     assert names == {"kernel", "kv"}
 
 
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
+    options = MapTrainConfig(batch=2, steps=10, optimiser=OPTIMISER)
+    params = {"map_network": jax.tree.map(lambda x: x * jnp.nan, PAIR.model.params["map_network"])}
+    begun = init_state(params, options)
+    state, metrics = make_step(options, map_objective(CONFIG, options))(begun, PAIRS, RESTING)
+    assert int(state.step) == 1 and metrics["skipped"] == 1 and metrics["loss"] == 0
+    for a, b in zip(jax.tree.leaves(state.opt_state), jax.tree.leaves(begun.opt_state), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_fresh_blocks_are_almost_the_identity():
     config = dataclasses.replace(tiny_config())
     params = initial_params(config, ("transformer",), 0)["transformer"]
