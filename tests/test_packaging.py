@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -104,6 +106,24 @@ def test_a_users_own_files_of_the_same_names_do_no_harm(installed, tmp_path, req
     # The script's directory comes first, as it does for `python script.py`; an installation comes behind.
     (script / "use.py").write_text(f"import sys\nsys.path.insert(1, {str(place)!r})\n{USE}")
     assert run("use.py", cwd=script).strip() == str(place / "pure_jax" / "__init__.py")
+
+
+@pytest.mark.slow
+def test_the_containers_recipe_names_extras_that_there_are_and_copies_what_is_installed(checkout, tmp_path):
+    pytest.importorskip("setuptools")
+    recipe = (checkout / "Dockerfile").read_text()
+    extras = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    [always] = re.findall(r"/src\[([a-z,]+)\$", recipe)
+    chosen = re.findall(r"EXTRA=([a-z]+)", recipe)
+    assert len(chosen) == 2 and {*always.split(","), *chosen} <= extras.keys()
+    kept = [line[1:] for line in (checkout / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+
+    def left_out(folder: str, names: list[str]) -> list[str]:
+        return [name for name in names if Path(folder) == checkout and name not in kept]
+
+    shutil.copytree(checkout, tmp_path / "src", symlinks=True, ignore=left_out)
+    (tmp_path / "wheel").mkdir()
+    assert content(wheel_of(tmp_path / "src", tmp_path / "wheel")) == expected(checkout)
 
 
 def test_python_m_train_is_pure_train():
