@@ -14,6 +14,7 @@ from pure_jax.infer.restore import output_size
 class Limits:
     """places: requests that may be there at once, the one that is worked on included. timeout: seconds from a request
     until its answer; upload_timeout: of these, until the photo is there. bytes: of an upload. pixels: of a result.
+    photos: that come together.
 
     Raises:
         PureError: one of them is not above 0.
@@ -24,6 +25,7 @@ class Limits:
     upload_timeout: float = 30.0
     bytes: int = 32_000_000
     pixels: int = 16_000_000
+    photos: int = 100
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -15,7 +15,7 @@ class App:
     """Restore photos on a page in the browser: drop one, watch its rows appear, compare."""
 
     model: Path | None = None
-    """Model directory; by default the embedded demo model."""
+    """Model directory, hub id, or demo-nsarm, which ships with this package like the default, demo."""
     host: str = "127.0.0.1"
     """Address to listen at; by default only this machine is served. There is no password: whoever reaches it may use
     it."""
@@ -23,8 +23,10 @@ class App:
     """0 takes any that is free, and says which."""
     places: int = 4
     """Photos that may be there at once, the one that is worked on included."""
+    max_photos: int = 100
+    """That may come together; they take one place."""
     timeout: float = 3600.0
-    """Seconds after which a photo is given up."""
+    """Seconds after which a photo, or what came together, is given up; what is done by then is kept."""
     max_megabytes: float = 32.0
     """Of an upload, in million bytes."""
     max_megapixels: float = 16.0
@@ -50,6 +52,7 @@ class App:
             self.timeout,
             bytes=int(self.max_megabytes * 1e6),
             pixels=int(self.max_megapixels * 1e6),
+            photos=self.max_photos,
         )
         with listen(self.host, self.port) as listening:  # Gradio takes a number, not a socket
             url, port = address(listening), listening.getsockname()[1]

@@ -110,6 +110,9 @@ class Sessions:
         if not uploads:
             yield Seen("choose a photo first", over=True)
             return
+        if len(uploads) > self.limits.photos:
+            yield Seen(f"{len(uploads)} photos are more than {self.limits.photos} at a time; choose fewer", over=True)
+            return
         self.cancel(who)
         try:
             job = self.desk.reserve()

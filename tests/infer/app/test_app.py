@@ -52,7 +52,7 @@ def gate(monkeypatch) -> Iterator[SimpleNamespace]:
 def sessions(gate, tmp_path) -> Iterator[Sessions]:
     model: Any = toy.ToyModel(toy.ToyConfig(), toy.params(), None, "", np.float32)
     (tmp_path / "results").mkdir()
-    sessions = Sessions(Restorer(model), Limits(places=2, bytes=100_000, pixels=10_000), tmp_path / "results")
+    sessions = Sessions(Restorer(model), Limits(places=2, bytes=100_000, pixels=10_000, photos=5), tmp_path / "results")
     yield sessions
     sessions.desk.close()
 
@@ -107,6 +107,7 @@ def test_what_is_not_possible_is_said(sessions, photo, wishes, said):
 
 def test_bad_files_are_said_by_name_and_not_by_place(sessions, photo, tmp_path):
     assert run(sessions, []).said == "choose a photo first"
+    assert run(sessions, [photo] * 6).said == "6 photos are more than 5 at a time; choose fewer"
     (tmp_path / "bad.png").write_bytes(photo.read_bytes()[:-40])
     assert run(sessions, [tmp_path / "bad.png"]).said.startswith("not possible: the upload is damaged")
     (tmp_path / "large.png").write_bytes(bytes(100_001))
