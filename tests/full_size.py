@@ -2,6 +2,7 @@
 
     python -m tests.full_size make DIR        # 13.2 GiB of bfloat16 in 3 shards, tokenizer of 73,728 names, VQ-8
     python -m tests.full_size measure DIR 3   # cp and pure convert in turn, 3 times; peak memory of the latter
+    python -m tests.full_size nsarm DIR       # NSARM's 8b with T: 16.3 GiB of bfloat16 in one .pth, and its tokenizer
     python -m tests.full_size wide DIR        # the same width with 2 layers, for the parity report
     python -m tests.full_size equal DIR DIR   # the sha256 of every tensor of two language models
 
@@ -30,6 +31,10 @@ from tokenizers import pre_tokenizers
 from pure_jax.checkpoint import Checkpoint
 from pure_jax.config import ModelConfig, TransformerConfig, pure_7b
 from pure_jax.convert.export import write_upstream
+from pure_jax.convert.nsarm.writing import write_nsarm
+from pure_jax.nsarm.config import NsarmConfig
+from pure_jax.nsarm.config import TransformerConfig as NsarmTransformerConfig
+from pure_jax.nsarm.shapes import network_shapes
 from pure_jax.pure import parameter_shapes
 from pure_jax.tensors import Index, LazyTensor
 from pure_jax.vocabulary import code_name, reserved_name, vocabulary_from_names
@@ -100,10 +105,22 @@ def make(directory: Path, num_layers: int, dtype: np.dtype) -> None:
     write_upstream(directory, checkpoint, rows_per_head=False)
 
 
+def make_nsarm(directory: Path) -> None:
+    """Write NSARM's published sizes as PyTorch files, without a text encoder."""
+    config = NsarmConfig(transformer=NsarmTransformerConfig(scan_layers=False))
+    dtypes = {"transformer": ml_dtypes.bfloat16, "map_network": ml_dtypes.bfloat16, "vae": np.float32}
+    tensors = {
+        network: {path: random_tensor(path, shape, np.dtype(dtypes[network]), 0) for path, shape in shapes.items()}
+        for network, shapes in network_shapes(config).items()
+    }
+    directory.mkdir(parents=True)
+    write_nsarm(directory, Checkpoint(Path(), config, tensors, "", None))
+
+
 def measure(directory: Path, rounds: int) -> None:
     """cp and convert of the same files, one after the other, `rounds` times; each destination is removed again."""
     copied, converted = directory.with_name("copied"), directory.with_name("converted")
-    files = sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".pt"))
+    files = sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".pt", ".pth"))
     size = sum(path.stat().st_size for path in files)
     print(f"{size / 2**30:.2f} GiB in {len(files)} files")
     ratios = []
@@ -160,6 +177,8 @@ if __name__ == "__main__":
         equal(place, Path(sys.argv[3]))
     elif task == "measure":
         measure(place, int(sys.argv[3]))
+    elif task == "nsarm":
+        make_nsarm(place)
     else:
         wide = task == "wide"
         make(place, 2 if wide else 32, np.dtype(np.float32 if wide else ml_dtypes.bfloat16))
