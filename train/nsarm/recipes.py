@@ -54,7 +54,7 @@ def nsarm_demo_recipe() -> NsarmRecipe:
     return NsarmRecipe(
         model=nsarm_demo(),
         vae=VAETrainConfig(
-            batch=4, steps=1100, adversarial_start=600, adversarial_weight=0.3, ema_decay=0.995,
+            batch=4, steps=1100, adversarial_weight=0.0, ema_decay=0.995,
             optimiser=OptimiserConfig(5e-4, 2e-5, warmup_steps=50, decay_steps=500, weight_decay=0.0, clip_norm=1.0),
         ),
         map_network=MapTrainConfig(
