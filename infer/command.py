@@ -193,6 +193,7 @@ class Restore:
             check_output,
             check_place,
             encode,
+            lost_by,
             write_bytes,
             write_image,
         )
@@ -254,7 +255,8 @@ class Restore:
             if entropy_map is not None:
                 heatmap = entropy_heatmap(result.entropy, model.config.max_entropy, result.image.size)
                 write_image(entropy_map, heatmap)
-            remarks = [*dict.fromkeys(remark for result in results for remark in result.remarks), *remarks]
+            own_remarks = [r for one in results for r in (*one.remarks, *lost_by(output.suffix, one.picture))]
+            remarks = [*dict.fromkeys(own_remarks), *remarks]
             told = facts_of(result, scale=scale, seed=result.seed, seconds=report.seconds) | {"remarks": remarks}
             settings = {name.replace("_", " "): value for name, value in vars(self).items() if name not in _NOT_SHOWN}
             shown.write(Path(source).name, first, result, model.config.max_entropy, told, settings)

@@ -19,6 +19,7 @@ from pure_jax.infer.decoding.generate import Answer, generate, read, usual_batch
 from pure_jax.infer.decoding.memory import Memory, decode_memory
 from pure_jax.infer.decoding.told import Words
 from pure_jax.infer.decoding.ways import FAST, usual_way, way_of_decoding
+from pure_jax.infer.halving import with_halved_batches
 from pure_jax.model import Model
 
 TYPICAL_QUESTION = 40
@@ -166,18 +167,23 @@ def _resized(entropy: np.ndarray, side: int) -> np.ndarray:
 def _in_parts(
     apply: Callable[[np.ndarray], np.ndarray], array: np.ndarray, on_part: Callable[[int], None] = lambda done: None
 ) -> np.ndarray:
-    """Apply a function to at most VQGAN_BATCH items at a time; on_part is told before each how many are done.
+    """Apply a function to at most VQGAN_BATCH items at a time, or to as few as the device has room for; on_part is told
+    before each how many are done.
 
     All parts are equally long, the last filled up with the last item, so that one compiled program serves them all.
     """
-    parts = -(-len(array) // VQGAN_BATCH)
-    length = -(-len(array) // parts)
-    places = np.minimum(np.arange(parts * length), len(array) - 1).reshape(parts, length)
-    results: list[np.ndarray] = []
-    for part in places:
-        on_part(len(results) * length)
-        results.append(apply(array[part]))
-    return np.concatenate(results)[: len(array)]
+
+    def run(most: int) -> np.ndarray:
+        parts = -(-len(array) // most)
+        length = -(-len(array) // parts)
+        places = np.minimum(np.arange(parts * length), len(array) - 1).reshape(parts, length)
+        results: list[np.ndarray] = []
+        for part in places:
+            on_part(len(results) * length)
+            results.append(apply(array[part]))
+        return np.concatenate(results)[: len(array)]
+
+    return with_halved_batches(run, VQGAN_BATCH, "free some of it, or try --device cpu")
 
 
 def _remarks(answers: list[Answer], side: int) -> list[str]:

@@ -5,6 +5,7 @@ A command has `run`, and may have `interrupted`: what Ctrl-C or SIGTERM leaves b
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import signal
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run; a user's mistake is one sentence on stderr and exit status 2."""
     signal.signal(signal.SIGTERM, _terminate)
     keep_compiled_programs()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be of bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] if arguments is None else arguments
     if list(arguments) == ["--version"]:
         print(f"pure-jax {__version__}")

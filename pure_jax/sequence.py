@@ -102,8 +102,10 @@ def encode_text(tokenizer: Tokenizer, vocabulary: Vocabulary, text: str) -> np.n
     """Encode ordinary text: int32 [n]; no special token is added, and none can be smuggled in.
 
     Raises PureError if the text would yield a special, reserved or image id (for instance by spelling its name), or
-    an id outside the vocabulary.
+    an id outside the vocabulary; or if it is no valid Unicode.
     """
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise PureError(f"the text {_shorten(text)!r} is no valid Unicode; write it in UTF-8")
     ids = np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int32) if text else np.zeros(0, np.int32)
     allowed = (ids < vocabulary.size) & vocabulary.is_text[np.minimum(ids, vocabulary.size - 1)]
     if not allowed.all():

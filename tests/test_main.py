@@ -580,6 +580,16 @@ def test_the_program_restores_a_photo(folder, model_directory):
     assert Image.open(folder / "photo-restored.png").size == SAMPLE
 
 
+def test_a_name_of_bytes_that_are_no_text_is_a_name(folder, model_directory, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    name = os.fsdecode(b"caf\xe9.png")
+    (folder / "photo.png").rename(folder / name)
+    outcome = program(folder, "restore", name, "--model", model_directory, "--scale", 1, "--report", "page.html")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert (folder / os.fsdecode(b"caf\xe9-restored.png")).is_file()
+    assert "caf\\udce9.png" in (folder / "page.html").read_text(encoding="utf-8")
+
+
 def test_the_program_refuses_a_missing_photo(folder):
     assert_refused(program(folder, "restore", "nowhere.png"), "'nowhere.png' does not exist")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import re
@@ -131,12 +130,20 @@ class _Finds:
 
     def add_pattern(self, pattern: str) -> None:
         root = Path(_fixed_part(pattern))
-        matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
+        # Unlike those of `glob`, the patterns of pathlib do not follow links through **, which may go round.
+        parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in Path(pattern).relative_to(root).parts]
+        wanted = "/".join([*parts, "*"] if parts[-1] == "**" else parts)
+        matches = sorted(path for path in root.glob(wanted) if _shown(path.relative_to(root), parts))
         files = [path for path in matches if not path.is_dir()]
         if not files:
             raise PureError(f"no file is called like {pattern!r}")
         for path in files:
             self.add(path, path.relative_to(root).as_posix())
+
+
+def _shown(path: Path, parts: Sequence[str]) -> bool:
+    """Whether a pattern of these parts means a file: one that is hidden, or lies in a hidden folder, if it says so."""
+    return any(part.startswith(".") for part in parts) or not any(part.startswith(".") for part in path.parts)
 
 
 def _fixed_part(pattern: str) -> str:

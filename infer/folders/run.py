@@ -20,7 +20,7 @@ from pure_jax.infer.folders.naming import output_names
 from pure_jax.infer.pictures.picture import reason_of
 from pure_jax.infer.pictures.reading import Frames, decode, read_file
 from pure_jax.infer.pictures.sizing import Size
-from pure_jax.infer.pictures.writing import check_frames, encode
+from pure_jax.infer.pictures.writing import check_frames, encode, lost_by
 from pure_jax.infer.restore import Restoration, output_size
 from pure_jax.shards import Shard
 
@@ -203,7 +203,8 @@ def _facts(run: FolderRun, job: Job) -> dict[str, Any]:
 def _report(
     run: FolderRun, job: Job, task: _Task, output: str, results: Sequence[Restoration]
 ) -> dict[str, Any]:  # fmt: skip
-    warnings = dict.fromkeys(remark for result in results for remark in result.remarks)
+    remarks = [remark for result in results for remark in (*result.remarks, *lost_by(run.suffix, result.picture))]
+    warnings = dict.fromkeys(remarks)
     return _facts(run, job) | {
         "status": "restored",
         "output": output,

@@ -36,7 +36,8 @@ def is_deep(image: Image.Image, data: bytes) -> bool:
 
 
 def read_samples(data: bytes, page: int = 0) -> np.ndarray | None:
-    """uint16 [H, W, channels] of such a file, as it lies there; None for colours other than grey and RGB."""
+    """uint16 [H, W, channels] of such a file, its transparency last and its colours not multiplied with it; None for
+    colours other than grey and RGB."""
     import imagecodecs
     import tifffile
 
@@ -50,7 +51,23 @@ def read_samples(data: bytes, page: int = 0) -> np.ndarray | None:
             samples = found.asarray()
             if found.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
                 samples = np.moveaxis(samples, 0, -1)
+            if samples.ndim == 3 and found.extrasamples:
+                samples = _straight(samples, found.extrasamples[0])
     return samples if samples.dtype == np.uint16 and samples.ndim == 3 and samples.shape[-1] <= 4 else None
+
+
+def _straight(samples: np.ndarray, kind: int) -> np.ndarray:
+    """Samples whose last channel is of a kind of tifffile.EXTRASAMPLE: without it where it says nothing, and with
+    colours divided by it where they were multiplied."""
+    import tifffile
+
+    if kind == tifffile.EXTRASAMPLE.UNSPECIFIED:
+        return samples[..., :-1]
+    if kind != tifffile.EXTRASAMPLE.ASSOCALPHA:
+        return samples
+    colours, alpha = samples[..., :-1].astype(np.float64), samples[..., -1:]
+    divided = np.where(alpha > 0, colours * 65535 / np.maximum(alpha, 1), 0)
+    return np.concatenate([np.rint(np.minimum(divided, 65535)).astype(np.uint16), alpha], axis=-1)
 
 
 def encode_png(picture: Picture) -> bytes:

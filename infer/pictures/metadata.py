@@ -26,6 +26,9 @@ _NOT_IN_A_COPY = (
     0xA005,  # how the old file is laid out
 )
 
+_NO_ENTRIES = b"\0\0"
+"""What follows the header of a block that says nothing."""
+
 _NAMESPACES = {
     "x": "adobe:ns:meta/",
     "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
@@ -66,6 +69,9 @@ def kept_exif(image: Image.Image, keep_gps: bool, remarks: list[str]) -> bytes |
         place = dict(exif.get_ifd(_GPS))
         if place and keep_gps:
             kept[_GPS] = place
+        block = (image.info.get("exif") or b"").removeprefix(b"Exif\0\0")
+        if block and not len(exif) and block[8:10] != _NO_ENTRIES:
+            raise ValueError
         return kept.tobytes() if len(kept) else None
     except Exception:  # any damage, from a parser that reads offsets out of it
         remarks.append("its EXIF block is damaged and was left out")

@@ -64,6 +64,7 @@ def from_image(image: Image.Image, name: str = "the picture", *, keep_gps: bool 
     except Exception as error:  # a lazily opened file is decoded here, and a decoder fed with damage may raise anything
         raise damaged(name, error) from error
     remarks: list[str] = []
+    icc = image.info.get("icc_profile")
     exif, xmp = kept_exif(image, keep_gps, remarks), kept_xmp(image, keep_gps, remarks)
     method = _UPRIGHT.get(orientation_of(image))
     image = image if method is None else image.transpose(method)
@@ -73,6 +74,8 @@ def from_image(image: Image.Image, name: str = "the picture", *, keep_gps: bool 
         raise PureError(f"{name} has the unsupported colour mode {image.mode}; convert it to RGB first")
     if image.mode == "CMYK":
         image = cmyk_to_rgb(image, remarks)
+    elif icc and fitting_profile(icc, grey) is None:
+        remarks.append("its colour profile is damaged or of other channels, and was left out")
     alpha = None
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -5,6 +5,7 @@ Reading accepts what people have (palettes, 16 bit, EXIF orientation, CMYK) and 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import logging
@@ -40,6 +41,8 @@ MAX_BYTES = 1 << 30
 """Of a picture file."""
 MAX_FRAMES_PIXELS = 4 * MAX_PIXELS
 """Of all frames of a file together, as they come out."""
+MAX_PAGES = 1000
+"""Of a TIFF file, as far as they are counted: each takes longer to find than the one before."""
 
 # An allow-list: Pillow's EPS, PDF, PSD and FITS readers have a history of holes and no photographs.
 _READABLE = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
@@ -51,6 +54,7 @@ SUFFIXES = frozenset(
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # Of these, further frames are previews and depth maps of the one photo.
 _ONE_PHOTO = ("MPO", "HEIF")
+_TIFF_BEGINNINGS = (b"II*\0", b"MM\0*")
 
 Photo = Image.Image | Picture | np.ndarray | str | os.PathLike[str]
 """What `as_picture` takes."""
@@ -127,7 +131,7 @@ def decode(data: bytes, name: str, *, every: bool = False, keep_gps: bool = Fals
     Raises:
         PureError: the content is not such a picture, is truncated or fails its checksums; it has fewer than 16 pixels
             on a side, or more than 64 million altogether (known from the header, before any pixel is decoded), or all
-            frames together have more than 256 million.
+            frames together have more than 256 million, or are more than 1,000 pages of a TIFF file.
     """
     formats = _formats_for(data, name)
     with warnings.catch_warnings():
@@ -138,22 +142,23 @@ def decode(data: bytes, name: str, *, every: bool = False, keep_gps: bool = Fals
             check_size(image, name)
             image.verify()  # PNG checksums, which decoding alone does not look at
             image = Image.open(io.BytesIO(data), formats=formats)
-            count = 1 if image.format in _ONE_PHOTO else getattr(image, "n_frames", 1)
+            count = _frames_in(image)
+            counted = f"{count:,}" if count <= MAX_PAGES else f"more than {MAX_PAGES:,}"
             if not every or count == 1:
                 picture = _frame(image, data, 0, name, keep_gps)
                 if count > 1:
-                    remark = f"it has {count} frames, of which the first was taken; --frames all takes all"
+                    remark = f"it has {counted} frames, of which the first was taken; --frames all takes all"
                     picture = dataclasses.replace(picture, remarks=(*picture.remarks, remark))
                 return Frames([picture])
-            if count * image.width * image.height > MAX_FRAMES_PIXELS:
-                raise PureError(
-                    f"{name} has {count} frames with more than {MAX_FRAMES_PIXELS // 1_000_000} million pixels "
-                    "together; cut it into parts"
-                )
+            if image.format == "TIFF" and count > MAX_PAGES:
+                raise PureError(f"{name} has {counted} pages; cut it into parts")
             return _all_frames(image, data, count, name, keep_gps)
         except PureError:
             raise
         except UnidentifiedImageError:
+            if data.startswith(_TIFF_BEGINNINGS):
+                kind = "a TIFF of a kind that is not read; save it with 8 or 16 bits a channel"
+                raise PureError(f"{name} is {kind}") from None
             raise PureError(f"{name} is not a readable picture; give a {_FORMATS} file") from None
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
             raise too_large(name) from None
@@ -167,10 +172,32 @@ def silence_decoders() -> None:
         logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
+def _frames_in(image: Image.Image) -> int:
+    """How many frames an opened file has; of a TIFF file more than MAX_PAGES are one more."""
+    if image.format in _ONE_PHOTO:
+        return 1
+    if image.format != "TIFF":
+        return getattr(image, "n_frames", 1)
+    count = 0
+    with contextlib.suppress(EOFError):
+        while count <= MAX_PAGES:
+            image.seek(count)
+            count += 1
+    image.seek(0)
+    return count
+
+
 def _all_frames(image: Image.Image, data: bytes, count: int, name: str, keep_gps: bool) -> Frames:
     pictures, durations = [], []
+    expected, pixels = count * image.width * image.height, 0
     for place in range(count):
         image.seek(place)
+        pixels += image.width * image.height  # pages of a TIFF file may be larger than the first
+        if max(expected, pixels) > MAX_FRAMES_PIXELS:
+            raise PureError(
+                f"{name} has {count} frames with more than {MAX_FRAMES_PIXELS // 1_000_000} million pixels "
+                "together; cut it into parts"
+            )
         pictures.append(_frame(image, data, place, f"frame {place + 1} of {name}", keep_gps))
         durations.append(round(image.info.get("duration", 0)))
     loop = image.info.get("loop", 0 if any(durations) else 1)

@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ _ENCODERS = {
 }
 _SUFFIXES = ".png, .jpg, .jpeg, .webp, .avif, .tif or .tiff"
 _XMP_TAG = 700
+_LARGEST_PROFILE_IN_PNG = 1 << 20  # bytes; Pillow, and what is built on it, reads no PNG file with a larger one
 _LARGEST_IN_JPEG = 65_400  # bytes of a block, with room for its header
 _DIRECTORIES = {0x8769, 0x8825}  # of EXIF: exposure, place
 
@@ -138,7 +139,8 @@ def encode(suffix: str, frames: Frames, quality: int | None = None) -> bytes:
     channel stay so in PNG and TIFF, if the extra `photos` is installed. Several frames become an animation, or pages of
     a TIFF file. What the format cannot hold is for `check_kind` to refuse.
     """
-    encoder, pictures = _ENCODERS[suffix.lower()], frames.pictures
+    encoder = _ENCODERS[suffix.lower()]
+    pictures = [_with_fitting_profile(encoder, picture) for picture in frames.pictures]
     if encoder.deep and deep.available() and all(picture.fine is not None for picture in pictures):
         if encoder is _TIFF:
             return deep.encode_tiff(pictures)
@@ -154,6 +156,19 @@ def encode(suffix: str, frames: Frames, quality: int | None = None) -> bytes:
     image = to_image(pictures[0])
     image.save(buffer, encoder.format, **options | _about(encoder, pictures[0]))
     return buffer.getvalue()
+
+
+def lost_by(suffix: str, picture: Picture) -> list[str]:
+    """What a format cannot keep of what a picture says about itself, a remark each."""
+    if _with_fitting_profile(_ENCODERS[suffix.lower()], picture) is picture:
+        return []
+    assert picture.icc is not None
+    return [f"its colour profile of {len(picture.icc) / 1e6:.1f} MB was left out, as PNG readers refuse it; write .tif"]
+
+
+def _with_fitting_profile(encoder: _Encoder, picture: Picture) -> Picture:
+    too_large = encoder is _PNG and len(picture.icc or b"") > _LARGEST_PROFILE_IN_PNG
+    return replace(picture, icc=None) if too_large else picture
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

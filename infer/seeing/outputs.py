@@ -65,4 +65,4 @@ class Shown:
         if self.report is not None:
             text = page(name, picture, result, max_entropy, facts, settings)
             with replacing(self.report) as beside:
-                beside.write_text(text, encoding="utf-8")
+                beside.write_text(text, encoding="utf-8", errors="backslashreplace")

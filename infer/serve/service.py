@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,6 +27,8 @@ from pure_jax.infer.jobs import Cancelled, Closed, Desk, Full, Job, TooLate
 from pure_jax.infer.restore import Restoration, Restorer
 from pure_jax.infer.stages import StageClock
 from pure_jax.infer.uploads import Limits, TooLarge, read_upload, too_many_bytes
+
+logger = logging.getLogger(__name__)
 
 Format = Literal["png", "jpeg", "webp"]
 ENCODERS: dict[str, dict[str, Any]] = {
@@ -58,6 +61,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     422: {"description": "A photo or value that cannot be used; `detail` says why in one sentence."},
     429: {"description": "All places are taken; try again later."},
     503: {"description": "The service is stopping."},
+    500: {"description": "Something else went wrong; the service's log says what."},
     504: {"description": "It was not done in time."},
 }
 
@@ -151,6 +155,11 @@ def service(restorer: Restorer, name: str, limits: Limits, hosts: list[str]) -> 
             raise HTTPException(503, "the service is stopping") from None
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
+        except HTTPException:
+            raise
+        except Exception as error:
+            logger.exception("a request could not be answered")
+            raise HTTPException(500, "the photo could not be restored; the service's log says why") from error
         finally:
             job.cancel()
         if "application/json" in request.headers.get("accept", ""):

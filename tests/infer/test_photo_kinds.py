@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from PIL import Image, ImageCms
 
 from pure_jax.__main__ import main
 from pure_jax.infer.command import _NOT_IN_PIXELS, Restore
+from pure_jax.infer.contract import RestoredTiles
+from pure_jax.infer.families import RESTORE_TILES
 from tests.toy_restore import toy_command
 
 RNG = np.random.default_rng(0)
@@ -51,6 +54,22 @@ def test_16_bits_stay_16_bits(pure):
     pure("out.png", "again.tif", "--scale", 1)
     with Image.open("again.tif") as image:
         assert image.tag_v2[258] == (16, 16, 16, 16) and image.size == (48, 32)
+
+
+@pytest.mark.parametrize("wish", ["--entropy-map", "--report"])
+def test_what_is_no_number_is_drawn_all_the_same(pure, monkeypatch, wish):
+    own = RESTORE_TILES["toy"]
+
+    @wraps(own)
+    def broken(*arguments, **options):
+        made = own(*arguments, **options)
+        return RestoredTiles([replace(tile, entropy=np.full_like(tile.entropy, np.nan)) for tile in made.tiles], [])
+
+    monkeypatch.setitem(RESTORE_TILES, "toy", broken)
+    Image.fromarray(RGB).save("in.png")
+    name = "map.png" if wish == "--entropy-map" else "page.html"
+    assert "error" not in pure("in.png", "out.png", "--scale", 1, "--unchecked", wish, name)
+    assert Path("out.png").is_file() and Path(name).is_file()
 
 
 def test_profile_exif_and_orientation(pure):

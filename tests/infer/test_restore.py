@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,6 +48,25 @@ class PerfectModel:
             return self.decode(codes[None])[0]
         tiles = np.stack([self.seen[number] for number in codes[:, 0, 0]]).astype(int)
         return (tiles + self.tint).clip(0, 255).astype(np.uint8)
+
+
+class HungryModel(PerfectModel):
+    """A device that has room for so many tiles at a time, whichever way they go."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        return super().encode(self.fitting(images))
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        return super().decode(self.fitting(codes))
+
+    def fitting(self, array: np.ndarray) -> np.ndarray:
+        if len(array) > self.room:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return array
 
 
 def echo(model: Any, lq_codes: np.ndarray, **_: Any) -> list[Answer]:
@@ -105,6 +125,21 @@ def difference(one: Image.Image, other: Image.Image) -> int:
     """The largest difference of any channel of any pixel."""
     assert (one.mode, one.size) == (other.mode, other.size)
     return int(np.abs(np.asarray(one).astype(int) - np.asarray(other)).max())
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_tokenizer_that_has_too_little_room_takes_fewer_tiles_at_a_time(monkeypatch):
+    monkeypatch.setattr(pure_jax.infer.pure, "generate", echo)
+    models: list[Any] = [PerfectModel(), HungryModel(3)]
+    plain, halved = (
+        Restorer(model).restore(photo(size=(90, 70)), colour_fix="none", unchecked=True).image for model in models
+    )
+    assert difference(plain, halved) == 0 and len(models[0].seen) > 3
+    model: Any = HungryModel(0)
+    with pytest.raises(PureError, match="too little memory for one picture; free some of it, or try --device cpu"):
+        Restorer(model).restore(photo())
 
 
 # ---- geometry: nothing cropped, nothing moved ----------------------------------------------------------------------

@@ -158,6 +158,11 @@ def test_a_tokenizer_that_reads_names_as_control_tokens_is_stopped(name):
         answer_ids(tokenizer, VOCABULARY, f"A {name}.", random_codes(4, 4))
 
 
+def test_a_text_that_is_no_unicode_is_stopped():
+    with pytest.raises(PureError, match="is no valid Unicode"):
+        encode_text(TOKENIZER, VOCABULARY, "a \udcff")
+
+
 def test_a_token_beyond_the_vocabulary_is_stopped():
     tokenizer = Tokenizer.from_str(TOKENIZER.to_str())
     tokenizer.add_tokens(["beyond"])

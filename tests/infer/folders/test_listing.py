@@ -11,6 +11,7 @@ from pure_jax.errors import PureError
 from pure_jax.infer.arguments import Arranged, arrange
 from pure_jax.infer.folders.listing import Job, check_folders, list_pictures, share
 from pure_jax.shards import Shard
+from tests.infer.pictures.test_fuzz import at_most
 
 
 @pytest.fixture
@@ -65,6 +66,19 @@ def test_the_output_folder_below_the_input_is_no_input(here):
 def test_links_to_folders_are_not_followed(here):
     os.symlink("..", "in/sub/up")
     assert names("in") == ["a.png", "b.JPG", "sub/c.heic"]
+
+
+def test_patterns_do_not_follow_links_round_and_round(here):
+    for name in ("up", "up2"):
+        os.symlink("..", f"in/sub/{name}")
+    with at_most(10):
+        assert names("in/**/*.png") == ["a.png"]
+        assert names("in/**") == ["a.png", "b.JPG", "note.txt", "sub/c.heic"]
+
+
+def test_hidden_files_are_meant_by_patterns_that_say_so(here):
+    assert names("in/sub/.hidden/*") == ["d.png"]
+    assert names("in/._*") == ["._a.png"]
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,23 @@ def test_tiff_colours_are_read_in_full(options):
     np.testing.assert_array_equal(picture.fine, SAMPLES[..., :3])
 
 
+@pytest.mark.parametrize("kind", ["assocalpha", "unassalpha", "unspecified"])
+def test_a_fourth_channel_of_a_tiff_is_what_its_tag_says(kind):
+    alpha = np.resize(np.array([0, 1, 20_000, 40_000, 65_535], np.uint16), (20, 24))
+    colours = SAMPLES[..., :3]
+    stored = np.rint(colours * (alpha[..., None] / 65_535)).astype(np.uint16) if kind == "assocalpha" else colours
+    data = tiff_file(np.concatenate([stored, alpha[..., None]], axis=-1), extrasamples=[kind])
+    picture = decode(data, "the photo").pictures[0]
+    with Image.open(io.BytesIO(tiff_file((SAMPLES >> 8).astype(np.uint8), extrasamples=[kind]))) as eight_bits:
+        assert (picture.alpha is None) == (not eight_bits.has_transparency_data)
+    assert picture.fine is not None
+    if kind != "unspecified":
+        np.testing.assert_array_equal(picture.alpha, np.rint(alpha / 257).astype(np.uint8))
+    seen = alpha >= 20_000 if kind == "assocalpha" else np.ones_like(alpha, bool)
+    # Half a level was lost when they were multiplied: 65,535 / 20,000 / 2 levels, and another half by rounding.
+    np.testing.assert_allclose(picture.fine[seen].astype(int), colours[seen], rtol=0, atol=2.2)
+
+
 def test_grey_of_16_bits_is_kept_beside_its_8():
     buffer = io.BytesIO()
     Image.fromarray(SAMPLES[..., 0]).save(buffer, "PNG")

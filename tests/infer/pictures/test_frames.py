@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from pure_jax.infer.pictures import reading
 from pure_jax.infer.pictures.picture import Picture
 from pure_jax.infer.pictures.reading import Frames, as_picture, decode, read_file
 from pure_jax.infer.pictures.writing import check_frames, check_kind, encode
+from tests.infer.pictures.test_fuzz import at_most
 
 COLOURS = [(255, 0, 0), (0, 160, 0), (0, 0, 255)]
 DURATIONS = [100, 200, 300]
@@ -72,6 +74,42 @@ def test_frames_of_too_many_pixels_together_are_refused(monkeypatch):
     with pytest.raises(PureError, match="'a.gif' has 3 frames with more than"):
         decode(animation("GIF"), "'a.gif'", every=True)
     assert len(decode(animation("GIF"), "'a.gif'").pictures) == 1
+
+
+def test_pages_that_grow_are_counted_by_what_they_are(monkeypatch):
+    monkeypatch.setattr(reading, "MAX_FRAMES_PIXELS", 5000)
+    pages = [Picture(np.zeros((side, side, 3), np.uint8)) for side in (16, 64, 64)]
+    with pytest.raises(PureError, match="'a.tif' has 3 frames with more than"):
+        decode(encode(".tif", Frames(pages)), "'a.tif'", every=True)
+
+
+def test_pages_without_end_are_counted_up_to_a_thousand():
+    """Pillow finds each page by walking past all before it."""
+    directory = struct.pack("<H", 9) + b"".join(
+        struct.pack("<HHII", tag, 3 if tag != 273 else 4, 1, value)
+        for tag, value in (
+            (256, 16),
+            (257, 16),
+            (258, 8),
+            (259, 1),
+            (262, 1),
+            (273, 8),
+            (277, 1),
+            (278, 16),
+            (279, 256),
+        )
+    )
+    first, length, count = 8 + 256, len(directory) + 4, 20_000
+    chain = b"".join(
+        directory + struct.pack("<I", first + (place + 1) * length if place < count - 1 else 0)
+        for place in range(count)
+    )
+    data = b"II*\0" + struct.pack("<I", first) + bytes(256) + chain
+    with at_most(5):
+        [picture] = decode(data, "'a.tif'").pictures
+        assert picture.remarks[0].startswith("it has more than 1,000 frames, of which the first was taken")
+        with pytest.raises(PureError, match="'a.tif' has more than 1,000 pages; cut it into parts"):
+            decode(data, "'a.tif'", every=True)
 
 
 def test_jpeg_holds_one_frame():

@@ -30,7 +30,12 @@ def test_values_beyond_the_scale_are_clipped() -> None:
     assert (pixels[1] != pixels[2]).any()
 
 
-@pytest.mark.parametrize(("value", "max_nats"), [(np.nan, 1.0), (np.inf, 1.0), (0.5, 0.0), (0.5, np.nan)])
-def test_what_has_no_colour_is_refused(value: float, max_nats: float) -> None:
-    with pytest.raises(ValueError, match="finite"):
-        entropy_heatmap(np.array([[value]]), max_nats, (8, 8))
+def test_what_is_no_number_is_brightest() -> None:
+    pixels = np.asarray(entropy_heatmap(np.array([[np.nan, np.inf, 2.0, -np.inf, 0.0]]), 2.0, (5, 1)))[0]
+    assert (pixels[:2] == pixels[2]).all() and (pixels[3] == pixels[4]).all()
+
+
+@pytest.mark.parametrize("max_nats", [0.0, np.nan])
+def test_a_scale_without_length_is_refused(max_nats: float) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        entropy_heatmap(np.array([[0.5]]), max_nats, (8, 8))

@@ -11,9 +11,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from pure_jax.infer.pictures.picture import from_image
+from pure_jax.infer.pictures.picture import Picture, from_image
 from pure_jax.infer.pictures.reading import Frames, decode
-from pure_jax.infer.pictures.writing import encode
+from pure_jax.infer.pictures.writing import encode, lost_by
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
 SUFFIXES = [".png", ".jpg", ".webp", ".avif", ".tif"]
@@ -128,6 +128,36 @@ def test_a_damaged_xmp_packet_is_left_out_with_a_remark(packet):
     image.info["xmp"] = packet
     picture = from_image(image)
     assert picture.xmp is None and picture.remarks == ("its XMP packet is damaged and was left out",)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"]
+)
+def test_a_damaged_exif_block_is_left_out_with_a_remark(exif):
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, "JPEG", exif=exif)
+    picture = decode(buffer.getvalue(), "the photo").pictures[0]
+    assert picture.exif is None and picture.remarks == ("its EXIF block is damaged and was left out",)
+
+
+@pytest.mark.parametrize("profile", [b"garbage" * 50, bytes(16) + b"CMYK" + bytes(108)])
+def test_a_profile_that_does_not_fit_is_left_out_with_a_remark(profile):
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, "JPEG", icc_profile=profile)
+    picture = decode(buffer.getvalue(), "the photo").pictures[0]
+    assert picture.icc is None
+    assert picture.remarks == ("its colour profile is damaged or of other channels, and was left out",)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_profile_that_png_readers_refuse_is_left_out_of_png_with_a_remark(deep):
+    profile = bytes(16) + b"RGB " + np.random.default_rng(0).bytes(2 << 20)
+    fine = PIXELS.astype(np.uint16) * 257 if deep else None
+    picture = Picture(PIXELS, icc=profile, fine=fine)
+    assert lost_by(".png", picture)[0].startswith("its colour profile of 2.1 MB was left out")
+    assert decode(encode(".png", Frames([picture])), "the copy").pictures[0].icc is None
+    assert lost_by(".tif", picture) == [] == lost_by(".png", dataclasses.replace(picture, icc=profile[:1000]))
+    assert decode(encode(".tif", Frames([picture])), "the copy").pictures[0].icc == profile
 
 
 def test_what_is_too_long_for_a_jpeg_is_left_out_of_it():

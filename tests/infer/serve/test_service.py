@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -117,6 +118,12 @@ def test_json_has_the_picture_too(client, format):
         ("", b"no picture", 422, "the upload is not a readable picture"),
         ("", photo()[:-60], 422, "the upload is damaged or incomplete"),
         ("", photo(size=(8, 8)), 422, "the upload has 8x8 pixels"),
+        (
+            "",
+            b"--b\r\nContent-Disposition: form-data; name=x; filename=../../etc/passwd\r\n\r\n",
+            422,
+            "not a readable",
+        ),
         ("?scale=17", photo(), 422, "scale: Input should be less than or equal to 16"),
         ("?scale=nan", photo(), 422, "scale: "),
         ("?seed=-1", photo(), 422, "seed: "),
@@ -153,6 +160,21 @@ def test_beyond_the_places_it_is_429_and_then_there_is_room_again(client, gate):
     for thread in ask:
         thread.join(SOON)
     assert answers == [200, 200]
+    assert client.post("/restore?scale=1", content=photo()).status_code == 200
+
+
+def test_an_error_of_any_other_kind_is_500_and_frees_its_place(client, monkeypatch, caplog):
+    @wraps(RESTORE_TILES["toy"])
+    def broken(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("the device is on fire")
+
+    client = client()
+    with monkeypatch.context() as patch:
+        patch.setitem(RESTORE_TILES, "toy", broken)
+        answer = client.post("/restore?scale=1", content=photo())
+    assert answer.status_code == 500
+    assert answer.json() == {"detail": "the photo could not be restored; the service's log says why"}
+    assert "on fire" in caplog.text and client.get("/health").json()["taken"] == 0
     assert client.post("/restore?scale=1", content=photo()).status_code == 200
 
 
