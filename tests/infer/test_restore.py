@@ -261,7 +261,7 @@ def test_a_photo_may_be_a_path_or_an_array(perfect, tmp_path, kind):
 # ---- flat pictures, slopes -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fix", ["none", "wavelet", "adain"])
+@pytest.mark.parametrize("fix", ["none", "wavelet", "adain", "adain+wavelet", "lab"])
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_a_flat_picture_comes_out_flat(restore, level, fix):
     result = restore(Image.new("RGB", (40, 24), (level, 255 - level, 7)), colour_fix=fix)

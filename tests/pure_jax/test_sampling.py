@@ -259,3 +259,9 @@ def test_codes_are_drawn_as_often_as_their_probabilities_say() -> None:
     assert (frequencies[wanted == 0] == 0).all() and (wanted == 0).any()
     # Five standard deviations of a share of 20,000 draws.
     assert (np.abs(frequencies - wanted) <= 5 * np.sqrt(wanted * (1 - wanted) / count)).all()
+
+
+@pytest.mark.parametrize("value", [-np.inf, np.nan])
+def test_logits_that_say_nothing_give_a_code_all_the_same_and_an_entropy_that_tells(value):
+    code, entropies = sample_code(jnp.full((1, 64), value), jnp.zeros((1, 64)), RELEASED)
+    assert 0 <= int(code[0]) < 64 and not np.isfinite(float(entropies[0]))

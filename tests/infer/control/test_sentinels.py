@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from pure_jax.infer.control.sentinels import fault, watch
 from pure_jax.infer.families import RESTORE_TILES
 from pure_jax.infer.restore import Restorer
 from tests import toy
+from tests.models import tiny_model
 
 SIDE = 64
 ENTROPY = np.ones((4, 4), np.float32)
@@ -115,6 +117,17 @@ def test_no_black_tile_leaves_the_restorer_unsaid(broken):
     assert any("interpolation" in remark for remark in result.remarks)
     raw = broken.restore(photo, scale=2, unchecked=True)
     assert np.abs(np.asarray(raw.image) - enlarged).mean() > 20 and raw.remarks == ["seed 0"]
+
+
+@pytest.mark.parametrize("decode", ["plain", "jacobi"])
+def test_a_model_that_computes_no_numbers_is_left_to_interpolation(decode):
+    model = tiny_model(num_layers=1)
+    head = model.params["transformer"]["lm_head"]["kernel"]
+    params = model.params | {"transformer": model.params["transformer"] | {"lm_head": {"kernel": head * np.nan}}}
+    photo = Image.fromarray(picture()[:24, :24])
+    result = Restorer(replace(model, params=params)).restore(photo, scale=1, colour_fix="none", decode=decode)
+    assert any("no numbers" in remark for remark in result.remarks)
+    np.testing.assert_array_equal(result.picture.rgb, np.asarray(photo))
 
 
 def test_a_restorer_that_measures_a_model_takes_its_tiles_as_they_are(broken):

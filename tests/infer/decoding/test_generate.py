@@ -87,6 +87,13 @@ def test_the_whole_range_of_seeds_works(model, codes, seed):
     assert len(generate(model, codes[:1], seed=seed, batch=1)) == 1
 
 
+@pytest.mark.parametrize("guidance_scale", [0.0, 100.0])
+def test_the_ends_of_guidance_work(model, codes, guidance_scale):
+    sampling = replace(model.config.sampling, guidance_scale=guidance_scale)
+    [answer] = generate(model, codes[:1], sampling=sampling, batch=1)
+    assert np.isfinite(answer.entropy).all() and 0 <= answer.codes.min() and answer.codes.max() < 64
+
+
 @pytest.mark.parametrize(("batch", "faithful"), [(1, False), (2, False), (PICTURES, False), (1, True)])
 def test_progress_rises_to_the_total(model, codes, batch, faithful):
     seen: list[tuple[str, int, int]] = []
@@ -136,6 +143,7 @@ def test_the_faithful_path_answers_too(model, codes):
         ({"batch": 0}, "batch is 0"),
         ({"batch": -3}, "batch is -3"),
         ({"text_prefix": "A very long prefix."}, r"more than max_text_tokens \(7\)"),
+        ({"text_prefix": "A cat. " * 150_000}, r"more than max_text_tokens \(7\)"),
         ({"text_prefix": "<|image|>"}, "remove it"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -334,18 +335,48 @@ def test_shards_together_are_the_whole(pure):
 # ---- faults --------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(pure, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO], ids=errno.errorcode.get)
+def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(pure, monkeypatch, number):
     pure("in", "whole")
 
     def full(beside: Path, data: bytes) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         outcome = pure("in", "out")
-    assert outcome.status == 2 and "No space left on device" in outcome.err and results("out") == {}
+    assert outcome.status == 2 and os.strerror(number) in outcome.err and results("out") == {}
     assert pure("in", "out").status == 1
     assert results("out") == results("whole")
+
+
+def test_a_picture_that_goes_while_others_are_restored_is_one_failure(pure, monkeypatch):
+    from pure_jax.infer.folders import run
+
+    def gone(path: Path) -> bytes:
+        Path("in/a.png").unlink(missing_ok=True)
+        return read_file(path)
+
+    read_file = run.read_file
+    monkeypatch.setattr(run, "read_file", gone)
+    outcome = pure("in", "out", "--json")
+    assert outcome.status == 1 and "'in/a.png' does not exist" in outcome.err
+    assert sorted(json.loads(outcome.out)["failed"]) == ["a.png", "broken.jpg"]
+    assert sorted(results("out")) == sorted({*NAMES} - {"a.png.png"})
+
+
+def test_an_output_folder_that_goes_ends_the_run(pure, monkeypatch):
+    from pure_jax.infer.folders import run
+
+    def removing(path: Path) -> bytes:
+        shutil.rmtree("out", ignore_errors=True)
+        return read_file(path)
+
+    read_file = run.read_file
+    monkeypatch.setattr(run, "read_file", removing)
+    outcome = pure("in", "out")
+    assert outcome.status == 2 and "Traceback" not in outcome.err
+    assert outcome.err.splitlines()[-1].startswith("pure: error: output 'out' cannot be written")
 
 
 def test_a_name_that_is_too_long_is_that_pictures_failure(pure):
@@ -371,13 +402,18 @@ def test_strange_files_stop_nothing(pure):
     Path("in/folder.png").mkdir()
     Path("in/empty.png").touch()
     save("in/two\nlines \U0001f41f.png")
+    Image.new("RGB", (8, 8)).save("in/tiny.png")
+    Image.new("1", (30_000, 3000)).save("in/bomb.png")
+    Path("in/eps.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+    intact = Path("in/a.png").read_bytes()
+    Path("in/crc.png").write_bytes(intact[:29] + bytes([intact[29] ^ 1]) + intact[30:])
     outcome = pure("in", "out", "--json")
     assert outcome.status == 1
     assert sorted(json.loads(outcome.out)["failed"]) == [
-        "broken.jpg", "dangling.png", "empty.png", "loop.png", "pipe.png"
+        "bomb.png", "broken.jpg", "crc.png", "dangling.png", "empty.png", "eps.png", "loop.png", "pipe.png", "tiny.png"
     ]  # fmt: skip
     assert sorted(results("out")) == sorted([*NAMES, "two\nlines \U0001f41f.png"])
-    assert outcome.err.count("\n") == 5
+    assert outcome.err.count("\n") == 9
 
 
 def test_any_failure_of_a_picture_is_written_down(pure, monkeypatch):

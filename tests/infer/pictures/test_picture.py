@@ -280,6 +280,7 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     assert "not a regular file" in refused(tmp_path / "pipe.png")
+    assert "not a regular file" in refused(Path("/dev/zero"))
 
 
 def test_a_symlink_loop_is_refused(tmp_path: Path) -> None:
@@ -365,7 +366,7 @@ def test_a_compressed_text_bomb_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("size", [(30_000, 30_000), (10_000, 10_000), (8_001, 8_000)])
+@pytest.mark.parametrize("size", [(30_000, 30_000), (10_000, 10_000), (8192, 8192), (8_001, 8_000)])
 def test_huge_pictures_are_refused_from_the_header_without_warnings(tmp_path: Path, size: tuple[int, int]) -> None:
     # The pixel data are absent: a reader that tried to decode would call the file damaged instead.
     (tmp_path / "bomb.png").write_bytes(png(*size, 1, 0, b""))
@@ -375,7 +376,7 @@ def test_huge_pictures_are_refused_from_the_header_without_warnings(tmp_path: Pa
     assert not remarks
 
 
-@pytest.mark.parametrize("size", [(1, 1), (15, 100), (100, 15)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 100), (15, 100), (100, 15), (7, 5000)])
 def test_pictures_below_16_pixels_a_side_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size).save(tmp_path / "small.png")
     assert f"{size[0]}x{size[1]}" in refused(tmp_path / "small.png")
