@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax import Array, lax
+from jax.sharding import Mesh, PartitionSpec
 
 from pure_jax.nsarm.schedule import Scale, Scales
 
@@ -56,6 +58,15 @@ def block_causal_attention(q: Array, k: Array, v: Array, start: int, ends: tuple
         outs.append(attend(own, k[:, :, :end], v[:, :, :end], mask))
         first = end
     return jnp.concatenate(outs, axis=2)
+
+
+def over_devices(attention: Callable[..., Array], mesh: Mesh | None) -> Callable[..., Array]:
+    """`attention` of q, k and v, each device taking its rows and heads alone, so that blocks are as large as it has
+    room for. Heads are a multiple of the mesh's tensor axis. mesh: None leaves it as it is."""
+    if mesh is None:
+        return attention
+    own = PartitionSpec(("data", "fsdp"), "tensor")
+    return jax.shard_map(attention, mesh=mesh, in_specs=(own,) * 3, out_specs=own, check_vma=False)
 
 
 @lru_cache

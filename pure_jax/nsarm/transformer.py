@@ -18,8 +18,9 @@ import numpy as np
 from einops import rearrange
 from flax import struct
 from jax import Array, lax
+from jax.sharding import Mesh
 
-from pure_jax.nsarm.attention import attend, block_causal_attention, rotary, rotate
+from pure_jax.nsarm.attention import attend, block_causal_attention, over_devices, rotary, rotate
 from pure_jax.nsarm.conditioning import Captions, Conditioner, Conditioning, text_keys_values
 from pure_jax.nsarm.config import TransformerConfig
 from pure_jax.nsarm.schedule import Scale, Scales, ends
@@ -79,6 +80,7 @@ class SelfAttention(nn.Module):
     dtype: Any
     start: int
     ends: tuple[int, ...]
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(self, x: Array, rope: Any, cache: Any, layer: Array) -> tuple[Array, Any]:
@@ -99,7 +101,8 @@ class SelfAttention(nn.Module):
         if cache is not None:
             cache = tuple(self._put(store, new, layer) for store, new in zip(cache, (k, v), strict=True))
             k, v = (self._seen(store, layer) for store in cache)
-        out = block_causal_attention(q, k, v, self.start, self.ends)
+        attention = partial(block_causal_attention, start=self.start, ends=self.ends)
+        out = over_devices(attention, self.mesh)(q, k, v)
         out = nn.Dense(cfg.hidden_size, dtype=self.dtype, name="proj")(rearrange(out, "b h n d -> b n (h d)"))
         return out, cache
 
@@ -146,6 +149,7 @@ class Block(nn.Module):
     deterministic: bool
     start: int
     ends: tuple[int, ...]
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(self, carry, own, shared, rope, text, valid):
@@ -156,7 +160,7 @@ class Block(nn.Module):
         gamma1, gamma2, scale1, scale2, shift1, shift2 = (modulations[:, None, i] for i in range(6))
 
         h = _norm(cfg)(x) * (1 + scale1) + shift1
-        attention = SelfAttention(cfg, self.dtype, self.start, self.ends, name="self_attn")
+        attention = SelfAttention(cfg, self.dtype, self.start, self.ends, self.mesh, name="self_attn")
         h, cache = attention(h.astype(self.dtype), rope, cache, layer)
         x = x + self._drop_path(h * gamma1, rate)
         h = _norm(cfg, "cross_norm")(x).astype(self.dtype)
@@ -179,10 +183,13 @@ class Transformer(nn.Module):
 
     `apply({"params": p}, tokens, about, scales)` is the full forward over all scales, in training; with a cache and the
     number of the first of these scales it appends whole scales to those that the cache holds. Both give the same.
+
+    mesh: devices that rows (data, fsdp) and heads (tensor) are split over, in training; None is one device.
     """
 
     config: TransformerConfig
     dtype: Any = jnp.float32
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(
@@ -225,7 +232,7 @@ class Transformer(nn.Module):
         rope = rotary(scales[first:last], grid or (cfg.grid_side,) * 2, cfg.head_dim, cfg.rope_theta)
 
         bounds = (0, *ends(scales))
-        options = (cfg, self.dtype, deterministic, bounds[first], bounds[first + 1 : last + 1])
+        options = (cfg, self.dtype, deterministic, bounds[first], bounds[first + 1 : last + 1], self.mesh)
         shared = (about.shared, rope, about.text, about.valid)
         rates = jnp.linspace(0.0, cfg.drop_path, cfg.num_layers)
         block = nn.remat(Block, prevent_cse=not cfg.scan_layers) if cfg.remat else Block

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from pure_jax.config import to_dict
+from pure_jax.errors import PureError
 from pure_jax.nsarm.config import NsarmConfig
 from pure_jax.train.data.photos import Photo
 from pure_jax.train.nsarm import steps
@@ -68,9 +69,12 @@ def train_scales(
         about: as in `train_map`.
 
     Raises:
-        PureError: as `train_map`.
+        PureError: as `train_map`; heads that the mesh does not divide.
     """
-    objective = steps.scales_objective(config, options)
+    heads, parts = config.transformer.num_heads, 1 if run.mesh is None else run.mesh.shape["tensor"]
+    if heads % parts:
+        raise PureError(f"{heads} heads cannot be split over {parts} devices (tensor); choose a mesh that divides them")
+    objective = steps.scales_objective(config, options, run.mesh)
     begun = {"transformer": start, "map_network": map_start}
     return _train(photos, config, options, objective, resting, begun, told, run, about)
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
 from pure_jax.nsarm.conditioning import Captions
 from pure_jax.nsarm.config import NsarmConfig, text_config
@@ -111,13 +112,13 @@ def map_objective(config: NsarmConfig, options: MapTrainConfig) -> Objective:
     return loss_fn
 
 
-def scales_objective(config: NsarmConfig, options: ScalesTrainConfig) -> Objective:
+def scales_objective(config: NsarmConfig, options: ScalesTrainConfig, mesh: Mesh | None = None) -> Objective:
     """Stage 2's loss. The image tokenizer and the text encoder rest; without captions all pictures have the model's
-    prompt."""
+    prompt. mesh: devices that the batch lies on."""
     dtype = jnp.dtype(options.compute_dtype)
     sizes = dataclasses.replace(config.transformer, remat=options.remat)
     vae: Any = VAE(config.vae)
-    net, mapped = Transformer(sizes, dtype), _map_network(config)
+    net, mapped = Transformer(sizes, dtype, mesh), _map_network(config)
     first = config.given_scales if options.first_scored is None else options.first_scored
     weights = jnp.asarray(token_weights(config, first, options.reweight))
     drawn = jnp.asarray(token_weights(config, config.given_scales, False) > 0)
