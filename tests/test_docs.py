@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from PIL import Image
 import pure_jax
 import pure_jax.infer.pure
 from pure_jax.__main__ import COMMANDS, main
+from pure_jax.infer.command import Restore
 from pure_jax.train.command import Train
 from tests.models import tiny_model
 from tests.upstream import write_model
@@ -226,3 +228,15 @@ def test_the_notebook_runs():
             exec("".join(cell["source"]), names)
     assert names["restored"].image.size == (128, 128)
     assert names["codes"].shape == names["restored"].entropy.shape and np.isfinite(names["logits"]).all()
+
+
+def test_every_sheet_is_there_shown_and_made_by_options_that_are_understood(monkeypatch):
+    made = runpy.run_path(str(ROOT / "docs" / "pictures" / "make.py"))
+    shown = (ROOT / "docs" / "control.md").read_text(encoding="utf-8")
+    files = {file.stem for file in (ROOT / "docs" / "pictures").glob("*.jpg")}
+    assert made["SHEETS"].keys() == files == set(re.findall(r"\(pictures/([\w-]+)\.jpg\)", shown))
+    asked: list[Restore] = []
+    monkeypatch.setattr(Restore, "run", lambda self: asked.append(self))
+    for options in (options for sheet in made["SHEETS"].values() for options in sheet):
+        main(["restore", "a.png", "b.png", *options.split()])
+    assert len(asked) == sum(map(len, made["SHEETS"].values()))
