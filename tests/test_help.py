@@ -20,14 +20,19 @@ def classes_in(hint: Any) -> list[Any]:
     return [hint] if is_dataclass(hint) else [cls for part in get_args(hint) for cls in classes_in(part)]
 
 
-def without_text(cls: Any) -> Iterator[str]:
-    """Fields of a command, and of the dataclasses in it, that no string follows."""
+def documented_by(cls: Any) -> set[str]:
+    """Fields that a string follows in the class's own text."""
     [body] = [node.body for node in ast.parse(textwrap.dedent(inspect.getsource(cls))).body]  # type: ignore[attr-defined]
-    documented = {
-        field.target.id
+    return {
+        field.target.id  # type: ignore[attr-defined]
         for field, after in zip(body, body[1:], strict=False)
         if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
     }
+
+
+def without_text(cls: Any) -> Iterator[str]:
+    """Fields of a command, its bases', and those of the dataclasses in it, that no string follows."""
+    documented = {name for base in cls.__mro__ if is_dataclass(base) for name in documented_by(base)}
     hints = get_type_hints(cls)
     for field in fields(cls):
         inner = classes_in(hints[field.name])

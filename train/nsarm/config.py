@@ -44,12 +44,15 @@ class MapTrainConfig:
     """Stage 1: the map network alone, against the ground truth's residuals (NSARM paper, Eq. 4)."""
 
     batch: int = 196
+    """Tiles a step."""
     steps: int = 100_000
+    """Updates in all."""
     seed: int = 0
+    """Decides the data and the fresh weights."""
     loss: str = "squares"
     """squares: mean squared error of the residuals; bits: logistic loss of their signs, all that is used of them."""
     degradation: str = "real-esrgan"
-    """One of DEGRADATIONS."""
+    """real-esrgan, mild or light."""
     sharpen: bool = True
     """Sharpen the photo before it is degraded; what is to be restored stays as it is."""
     region: int = 1
@@ -74,8 +77,11 @@ class ScalesTrainConfig:
     """Stage 2: both networks, on the map network's scales and the ground truth's residuals after them (Algorithm 2)."""
 
     batch: int = 32
+    """Tiles a step."""
     steps: int = 40_000
+    """Updates in all."""
     seed: int = 0
+    """Decides the data and the fresh weights."""
     first_scored: int | None = None
     """The first scale, counted from 0, whose bits are scored; None: the first that the transformer draws. 0 scores the
     map network's own bits too."""
@@ -92,10 +98,13 @@ class ScalesTrainConfig:
     train_map: bool = True
     """Let the loss reach the map network, through the quantiser."""
     degradation: str = "real-esrgan"
+    """As in stage 1."""
     sharpen: bool = True
+    """As in stage 1."""
     region: int = 1
+    """As in stage 1."""
     muon: float = 0.0
-    """All four as in stage 1."""
+    """As in stage 1."""
     ema_decay: float = 0.0
     """Of the averaged weights that are exported; 0 exports the last ones."""
     compute_dtype: str = "float32"
