@@ -54,6 +54,7 @@ SUFFIXES = frozenset(
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # Of these, further frames are previews and depth maps of the one photo.
 _ONE_PHOTO = ("MPO", "HEIF")
+PNG_BEGINNING = b"\x89PNG\r\n\x1a\n"
 _TIFF_BEGINNINGS = (b"II*\0", b"MM\0*")
 
 Photo = Image.Image | Picture | np.ndarray | str | os.PathLike[str]
@@ -163,7 +164,26 @@ def decode(data: bytes, name: str, *, every: bool = False, keep_gps: bool = Fals
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
             raise too_large(name) from None
         except Exception as error:  # a decoder fed with damaged bytes may raise anything
-            raise damaged(name, error) from error
+            smaller = _without_profile(data) if "MAX_TEXT_CHUNK" in str(error) else data
+            if smaller is data:
+                raise damaged(name, error) from error
+    frames = decode(smaller, name, every=every, keep_gps=keep_gps)
+    remark = "its colour profile of more than 1 MiB was left out"
+    pictures = [dataclasses.replace(own, remarks=(remark, *own.remarks)) for own in frames.pictures]
+    return dataclasses.replace(frames, pictures=pictures)
+
+
+def _without_profile(data: bytes) -> bytes:
+    """A PNG file without iCCP chunks, which Pillow unpacks up to a limit; the same object where it has none."""
+    place = len(PNG_BEGINNING)
+    kept = [data[:place]]
+    while place < len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")  # length, kind, content, checksum
+        if data[place + 4 : place + 8] != b"iCCP":
+            kept.append(data[place:end])
+        place = end
+    smaller = b"".join(kept)
+    return smaller if len(smaller) < len(data) else data
 
 
 def silence_decoders() -> None:

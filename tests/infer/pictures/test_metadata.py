@@ -149,6 +149,15 @@ def test_a_profile_that_does_not_fit_is_left_out_with_a_remark(profile):
     assert picture.remarks == ("its colour profile is damaged or of other channels, and was left out",)
 
 
+def test_a_png_with_a_profile_that_pillow_refuses_is_read_without_it():
+    buffer = io.BytesIO()
+    profile = bytes(16) + b"RGB " + np.random.default_rng(0).bytes(2 << 20)
+    Image.fromarray(PIXELS).save(buffer, "PNG", icc_profile=profile)
+    picture = decode(buffer.getvalue(), "the photo").pictures[0]
+    np.testing.assert_array_equal(picture.rgb, PIXELS)
+    assert picture.icc is None and picture.remarks == ("its colour profile of more than 1 MiB was left out",)
+
+
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_profile_that_png_readers_refuse_is_left_out_of_png_with_a_remark(deep):
     profile = bytes(16) + b"RGB " + np.random.default_rng(0).bytes(2 << 20)

@@ -364,6 +364,12 @@ def test_a_compressed_text_bomb_is_refused(tmp_path: Path) -> None:
     text = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * 80_000_000))
     (tmp_path / "a.png").write_bytes(png(24, 20, 8, 0, b"\0" * 25 * 20, text))
     refused(tmp_path / "a.png")
+    # The same in profiles is passed over with them.
+    profiles = png_chunk(b"iCCP", b"ICC\0\0" + zlib.compress(b"a" * 80_000_000)) * 2000
+    (tmp_path / "a.png").write_bytes(png(24, 20, 8, 0, b"\0" * 25 * 20, profiles))
+    assert read_picture(tmp_path / "a.png").icc is None
+    (tmp_path / "a.png").write_bytes(png(24, 20, 8, 0, b"\0" * 25 * 20, profiles + text))
+    refused(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("size", [(30_000, 30_000), (10_000, 10_000), (8192, 8192), (8_001, 8_000)])
