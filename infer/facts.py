@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,9 @@ from pure_jax.infer.restore import Restoration
 
 def facts_of(result: Restoration, *, scale: float, seed: int, seconds: Mapping[str, float]) -> dict[str, Any]:
     """For JSON: width, height, scale, seed, degradation ({"blur", "noise"} or null) and description as the model says,
-    mean_entropy (nats per code), seconds (by stage, rounded to milliseconds) and remarks (a list)."""
+    mean_entropy (nats per code; null where it is no number), seconds (by stage, rounded to milliseconds) and remarks (a
+    list)."""
+    entropy = float(result.entropy.mean())
     return {
         "width": result.image.width,
         "height": result.image.height,
@@ -18,7 +21,7 @@ def facts_of(result: Restoration, *, scale: float, seed: int, seconds: Mapping[s
         "seed": seed,
         "degradation": result.degradation,
         "description": result.description,
-        "mean_entropy": round(float(result.entropy.mean()), 4),
+        "mean_entropy": round(entropy, 4) if math.isfinite(entropy) else None,
         "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
         "remarks": result.remarks,
     }

@@ -183,7 +183,7 @@ def _in_parts(
             results.append(apply(array[part]))
         return np.concatenate(results)[: len(array)]
 
-    return with_halved_batches(run, VQGAN_BATCH, "free some of it, or try --device cpu")
+    return with_halved_batches(run, min(VQGAN_BATCH, len(array)), "free some of it, or try --device cpu")
 
 
 def _remarks(answers: list[Answer], side: int) -> list[str]:

@@ -87,7 +87,7 @@ def layer_matrices(params: Any) -> Any:
 
     def of(path: tuple[Any, ...], leaf: Any) -> MuonDimensionNumbers | None:
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-        of_layer = names[-1:] == ["kernel"] and any(name.startswith("layer") for name in names)
+        of_layer = names[-1:] in (["kernel"], ["kv"]) and any(name.startswith("layer") for name in names)
         matrix = of_layer and leaf.ndim == 2 + ("layers" in names)
         return MuonDimensionNumbers(-2, -1) if matrix else None
 

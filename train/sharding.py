@@ -90,11 +90,9 @@ def spread(mesh: Mesh, batch: Any) -> Any:
     Raises:
         PureError: the rows cannot be split over the mesh.
     """
-    parts = int(np.prod([mesh.shape[axis] for axis in ROWS]))
 
     def put(array: np.ndarray) -> jax.Array:
-        if len(array) % parts:
-            raise PureError(f"a batch of {len(array)} cannot be split over {parts} devices; choose a multiple of them")
+        _require_divided(mesh, len(array))
         return jax.make_array_from_callback(
             array.shape, NamedSharding(mesh, PartitionSpec(ROWS)), lambda index: array[index]
         )
@@ -102,9 +100,16 @@ def spread(mesh: Mesh, batch: Any) -> Any:
     return jax.tree.map(put, batch)
 
 
+def _require_divided(mesh: Mesh, batch: int) -> None:
+    parts = int(np.prod([mesh.shape[axis] for axis in ROWS]))
+    if batch % parts:
+        raise PureError(f"a batch of {batch} cannot be split over {parts} devices; choose a multiple of them")
+
+
 def rows_needed(mesh: Mesh | None, batch: int) -> list[int]:
-    """The rows of a batch that devices of this process take, see `spread`; all without a mesh."""
+    """The rows of a batch that devices of this process take, see `spread`, and what it raises; all without a mesh."""
     if mesh is None:
         return list(range(batch))
+    _require_divided(mesh, batch)
     parts = NamedSharding(mesh, PartitionSpec(ROWS)).addressable_devices_indices_map((batch,)).values()
     return sorted({row for part in parts if part is not None for row in range(*part[0].indices(batch))})

@@ -21,6 +21,7 @@ from pure_jax.infer.control.fidelity import at_fidelity
 from pure_jax.infer.facts import facts_of, reading_of
 from pure_jax.infer.jobs import Cancelled, Closed, Desk, Full, Job, TooLate
 from pure_jax.infer.pictures.picture import Picture
+from pure_jax.infer.pictures.writing import fitting_profile_for
 from pure_jax.infer.restore import Restoration, Restorer
 from pure_jax.infer.seeing.page import page
 from pure_jax.infer.stages import StageClock
@@ -222,7 +223,7 @@ class Sessions:
 
     def _saved(self, result: Restoration, name: str) -> Path:
         file = self._own_folder() / f"{Path(name).stem}-restored.png"
-        result.image.save(file, icc_profile=result.image.info.get("icc_profile"))
+        result.image.save(file, icc_profile=fitting_profile_for("PNG", result.image.info.get("icc_profile")))
         return file
 
     def _own_folder(self) -> Path:

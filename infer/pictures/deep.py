@@ -65,9 +65,12 @@ def _straight(samples: np.ndarray, kind: int) -> np.ndarray:
         return samples[..., :-1]
     if kind != tifffile.EXTRASAMPLE.ASSOCALPHA:
         return samples
-    colours, alpha = samples[..., :-1].astype(np.float64), samples[..., -1:]
-    divided = np.where(alpha > 0, colours * 65535 / np.maximum(alpha, 1), 0)
-    return np.concatenate([np.rint(np.minimum(divided, 65535)).astype(np.uint16), alpha], axis=-1)
+    straight = samples.copy()
+    for row in straight:  # one at a time, as all together in floats would be many times the picture
+        alpha = row[:, -1:]
+        divided = np.where(alpha > 0, row[:, :-1] * (65535 / np.maximum(alpha, 1)), 0)
+        row[:, :-1] = np.rint(np.minimum(divided, 65535))
+    return straight
 
 
 def encode_png(picture: Picture) -> bytes:

@@ -51,6 +51,10 @@ class Picture:
     remarks: tuple[str, ...] = ()
 
 
+UNFITTING_PROFILE = "its colour profile is damaged or of other channels, and was left out"
+"""A remark."""
+
+
 def from_image(image: Image.Image, name: str = "the picture", *, keep_gps: bool = False) -> Picture:
     """Turn a PIL image of mode 1, L, LA, P, PA, RGB, RGBA, RGBX, CMYK, YCbCr, HSV, I;16 or 16-bit I into a Picture.
 
@@ -75,7 +79,7 @@ def from_image(image: Image.Image, name: str = "the picture", *, keep_gps: bool 
     if image.mode == "CMYK":
         image = cmyk_to_rgb(image, remarks)
     elif icc and fitting_profile(icc, grey) is None:
-        remarks.append("its colour profile is damaged or of other channels, and was left out")
+        remarks.append(UNFITTING_PROFILE)
     alpha = None
     if image.has_transparency_data:
         image = image.convert("RGBA")

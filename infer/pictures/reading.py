@@ -25,6 +25,7 @@ from pure_jax.infer.pictures import deep
 from pure_jax.infer.pictures.metadata import orientation_of
 from pure_jax.infer.pictures.picture import (
     MAX_PIXELS,
+    UNFITTING_PROFILE,
     Picture,
     check_size,
     damaged,
@@ -158,7 +159,7 @@ def decode(data: bytes, name: str, *, every: bool = False, keep_gps: bool = Fals
             raise
         except UnidentifiedImageError:
             if data.startswith(_TIFF_BEGINNINGS):
-                kind = "a TIFF of a kind that is not read; save it with 8 or 16 bits a channel"
+                kind = "a TIFF of a kind that is not read; save it as grey, RGB or RGBA of 8 or 16 bits"
                 raise PureError(f"{name} is {kind}") from None
             raise PureError(f"{name} is not a readable picture; give a {_FORMATS} file") from None
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -243,7 +244,11 @@ def _frame(image: Image.Image, data: bytes, place: int, name: str, keep_gps: boo
     if channels in (2, 4):
         changes["alpha"] = opaque_is_none(to_eight_bit(samples[..., -1]))
     if channels < 3:  # Pillow reads grey with transparency as colour
-        changes |= {"grey": True, "icc": fitting_profile(image.info.get("icc_profile"), grey=True)}
+        icc = image.info.get("icc_profile")
+        own = fitting_profile(icc, grey=True)
+        others = [remark for remark in picture.remarks if remark != UNFITTING_PROFILE]
+        remarks = (*others, UNFITTING_PROFILE) if icc and own is None else tuple(others)
+        changes |= {"grey": True, "icc": own, "remarks": remarks}
     return dataclasses.replace(picture, **changes)
 
 

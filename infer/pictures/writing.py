@@ -166,9 +166,14 @@ def lost_by(suffix: str, picture: Picture) -> list[str]:
     return [f"its colour profile of {len(picture.icc) / 1e6:.1f} MB was left out, as PNG readers refuse it; write .tif"]
 
 
+def fitting_profile_for(format: str, icc: bytes | None) -> bytes | None:
+    """A colour profile, or None where the format, by Pillow's name, has no room for it."""
+    return None if format.upper() == "PNG" and len(icc or b"") > _LARGEST_PROFILE_IN_PNG else icc
+
+
 def _with_fitting_profile(encoder: _Encoder, picture: Picture) -> Picture:
-    too_large = encoder is _PNG and len(picture.icc or b"") > _LARGEST_PROFILE_IN_PNG
-    return replace(picture, icc=None) if too_large else picture
+    profile = fitting_profile_for(encoder.format, picture.icc)
+    return picture if profile is picture.icc else replace(picture, icc=profile)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -187,7 +192,8 @@ def write_image(path: str | os.PathLike[str], image: Image.Image) -> None:
     """
     check_output(path, has_alpha=image.has_transparency_data, size=image.size)
     encoder, buffer = _ENCODERS[Path(path).suffix.lower()], io.BytesIO()
-    image.save(buffer, encoder.format, icc_profile=image.info.get("icc_profile"), **encoder.options)
+    profile = fitting_profile_for(encoder.format, image.info.get("icc_profile"))
+    image.save(buffer, encoder.format, icc_profile=profile, **encoder.options)
     write_bytes(path, buffer.getvalue())
 
 

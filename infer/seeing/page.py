@@ -41,7 +41,7 @@ def page(
     said = {
         "degradation": reading_of(facts["degradation"]) or "no degradation",
         "description": facts["description"] or "nothing",
-        "mean entropy": f"{facts['mean_entropy']:.2f} nats per code of {height} x {width}",
+        "mean entropy": f"{_number(facts['mean_entropy'])} nats per code of {height} x {width}",
     }
     times = {stage: f"{spent:.2f} s" for stage, spent in seconds.items()}
     times["together"] = f"{sum(seconds.values()):.2f} s"
@@ -77,3 +77,7 @@ def _rows(values: Mapping[str, Any]) -> str:
         f'<tr><th scope="row">{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>'
         for name, value in values.items()
     )
+
+
+def _number(value: float | None) -> str:
+    return "no number of" if value is None else f"{value:.2f}"

@@ -24,6 +24,7 @@ from pure_jax.errors import PureError
 from pure_jax.infer.contract import override
 from pure_jax.infer.facts import facts_of
 from pure_jax.infer.jobs import Cancelled, Closed, Desk, Full, Job, TooLate
+from pure_jax.infer.pictures.writing import fitting_profile_for, lost_by
 from pure_jax.infer.restore import Restoration, Restorer
 from pure_jax.infer.stages import StageClock
 from pure_jax.infer.uploads import Limits, TooLarge, read_upload, too_many_bytes
@@ -129,8 +130,9 @@ def service(restorer: Restorer, name: str, limits: Limits, hosts: list[str]) -> 
                 result = restorer.restore(
                     picture, scale=scale, seed=seed, colour_fix=colour_fix, sampling=sampling, progress=watch, **options
                 )
-            seconds = {"wait": waited, **watch.seconds}
-            return _Made(_encoded(result, format), facts_of(result, scale=scale, seed=seed, seconds=seconds))
+            facts = facts_of(result, scale=scale, seed=seed, seconds={"wait": waited, **watch.seconds})
+            lost = lost_by(f".{format}", result.picture)
+            return _Made(_encoded(result, format), facts | {"remarks": [*facts["remarks"], *lost]})
 
         began = time.monotonic()
         origin = request.headers.get("origin")
@@ -203,5 +205,6 @@ async def _answer(request: Request, desk: Desk, job: Job[_Made], work: Any, ends
 
 def _encoded(result: Restoration, format: str) -> bytes:
     file = io.BytesIO()
-    result.image.save(file, format, icc_profile=result.image.info.get("icc_profile"), **ENCODERS[format])
+    profile = fitting_profile_for(format, result.image.info.get("icc_profile"))
+    result.image.save(file, format, icc_profile=profile, **ENCODERS[format])
     return file.getvalue()

@@ -137,7 +137,10 @@ def test_muon_reads_the_matrices_of_nsarms_layers_and_none_of_its_embeddings_hea
     shapes = jax.eval_shape(lambda: initial_params(tiny(), ("map_network", "transformer"), 0))
     chosen = traverse_util.flatten_dict(layer_matrices(shapes), sep="/")
     owners = {path.split("/")[-2] for path, axes in chosen.items() if axes is not None}
-    attention, feed_forward = {"q", "qkv", "proj", "in_proj", "out_proj"}, {"fc1", "fc2", "linear1", "linear2"}
+    attention, feed_forward = (
+        {"cross_attn", "q", "qkv", "proj", "in_proj", "out_proj"},
+        {"fc1", "fc2", "linear1", "linear2"},
+    )
     assert owners == attention | feed_forward
 
 

@@ -45,14 +45,18 @@ class _Stage:
 
     def opened(self, out: Path, region: int) -> tuple[NsarmModel, list[Photo], Run]:
         """The model, float32 and spread over the mesh; the photos; the run's folder."""
+        import jax
+
         from pure_jax.train.data.photos import load_photos
         from pure_jax.train.runs import Run
         from pure_jax.train.sharding import read_mesh
         from pure_jax.train.watching import Watching
 
-        config = _config(self.model)
-        self.cluster.join()
-        mesh = None if self.mesh is None else read_mesh(self.mesh)
+        self.cluster.join()  # before anything else touches a device
+        config, text = _config(self.model), self.mesh
+        if text is None and jax.default_backend() != "cpu" and jax.device_count() == 1:
+            text = "data=1"  # so the state is given from step to step, instead of being there twice
+        mesh = None if text is None else read_mesh(text)
         photos = load_photos(self.photos, minimum=region * config.tile_size)
         watch = Watching(tensorboard=self.tensorboard)
         run = Run(out, save_every=self.save_every, allow_change=self.allow_change, mesh=mesh, watch=watch)
@@ -102,12 +106,21 @@ class TrainScales(_Stage):
         encoded = self.captions or not config.prompt_length
         if encoded:
             if model.tokenizer is None:
-                raise PureError(f"{self.model} has no text encoder to read captions with; leave --captions out")
+                what = (
+                    "captions with; leave --captions out" if config.prompt_length else "its prompt with; get it whole"
+                )
+                raise PureError(f"{self.model} has no text encoder to read {what}")
             shown = photos if self.captions else [replace(photo, caption="") for photo in photos]
             told = captions_of(shown, model.tokenizer, config)
         resting = {name: model.params[name] for name in ("vae", "text_encoder" if encoded else "prompt")}
-        map_start = model.params["map_network"] if self.map is None else _trained(self.map, "map_network")
+        map_start = model.params["map_network"]
+        if self.map is not None:
+            trained = _trained(self.map, "map_network")
+            if not _like(trained, map_start):
+                raise PureError(f"{self.map} has trained a map network of other sizes than that of {self.model}")
+            map_start = trained
         start = None if self.fresh else model.params["transformer"]
+        model.params.clear()  # what is not used need not stay
         about = self.about() | {"captions": self.captions, "map": None if self.map is None else _named(str(self.map))}
         train_scales(photos, config, self.train, resting, run, map_start, start, told, about)
 

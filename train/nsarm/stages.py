@@ -43,7 +43,7 @@ def train_map(
     decides the result, for the run's folder.
 
     Raises:
-        PureError: what `Run.held` and `Run.train` refuse.
+        PureError: a batch that the mesh does not divide; what `Run.held` and `Run.train` refuse.
     """
     objective = steps.map_objective(config, options)
     return _train(photos, config, options, objective, resting, {"map_network": start}, None, run, about)
@@ -90,11 +90,11 @@ def _train(
     run: Run,
     about: Mapping[str, Any] | None,
 ) -> bool:
+    rows = rows_needed(run.mesh, options.batch)
     with run.held({"model": to_dict(config), "train": asdict(options), **(about or {})}):
         state = _state(config, options, begun, run)
         shardings = None if run.mesh is None else state_shardings(run.mesh, state, NAMED)
         step_fn, resting = steps.make_step(options, objective, shardings), jax.device_put(resting)
-        rows = rows_needed(run.mesh, options.batch)
         batch_at: Callable[[int], Any] = partial(pairs_at, photos, config, options, told=told, rows=rows)
 
         def update(state: steps.NsarmState, pairs: Pairs) -> tuple[steps.NsarmState, dict[str, jax.Array]]:

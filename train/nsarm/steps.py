@@ -116,7 +116,7 @@ def scales_objective(config: NsarmConfig, options: ScalesTrainConfig, mesh: Mesh
     """Stage 2's loss. The image tokenizer and the text encoder rest; without captions all pictures have the model's
     prompt. mesh: devices that the batch lies on."""
     dtype = jnp.dtype(options.compute_dtype)
-    sizes = dataclasses.replace(config.transformer, remat=options.remat)
+    sizes = dataclasses.replace(config.transformer, remat=options.remat or config.transformer.remat)
     vae: Any = VAE(config.vae)
     net, mapped = Transformer(sizes, dtype, mesh), _map_network(config)
     first = config.given_scales if options.first_scored is None else options.first_scored

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -84,6 +86,16 @@ def test_a_fourth_channel_of_a_tiff_is_what_its_tag_says(kind):
     seen = alpha >= 20_000 if kind == "assocalpha" else np.ones_like(alpha, bool)
     # Half a level was lost when they were multiplied: 65,535 / 20,000 / 2 levels, and another half by rounding.
     np.testing.assert_allclose(picture.fine[seen].astype(int), colours[seen], rtol=0, atol=2.2)
+
+
+@pytest.mark.parametrize(("space", "kept"), [(b"GRAY", True), (b"RGB ", False)])
+def test_a_profile_of_grey_with_transparency_is_judged_as_grey(space, kept):
+    profile = bytes(16) + space + bytes(108)
+    data = png_file(SAMPLES[..., :2])
+    content = b"iCCP" + b"p\0\0" + zlib.compress(profile)
+    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    picture = decode(data[:33] + chunk + data[33:], "the photo").pictures[0]
+    assert picture.grey and (picture.icc == profile) == kept and len(picture.remarks) == (not kept)
 
 
 def test_grey_of_16_bits_is_kept_beside_its_8():

@@ -178,6 +178,14 @@ def test_an_error_of_any_other_kind_is_500_and_frees_its_place(client, monkeypat
     assert client.post("/restore?scale=1", content=photo()).status_code == 200
 
 
+def test_a_profile_that_png_readers_refuse_is_left_out_and_said(client):
+    buffer = io.BytesIO()
+    profile = bytes(16) + b"RGB " + np.random.default_rng(0).bytes(2 << 20)
+    image_of(photo()).save(buffer, "JPEG", icc_profile=profile)
+    answer = client(bytes=4_000_000).post("/restore?scale=1", content=buffer.getvalue())
+    assert image_of(answer.content).size == (20, 16) and "was left out" in answer.headers["Pure-Result"]
+
+
 def test_what_takes_too_long_is_504_and_its_place_is_free(client, gate):
     client = client(timeout=0.2)
     gate.open.clear()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -11,18 +13,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 from PIL import Image
 
 import pure_jax
 from pure_jax.__main__ import main
 from pure_jax.errors import PureError
 from pure_jax.infer.nsarm.captions import text_features
+from pure_jax.sharding import MESH_AXES
 from pure_jax.train.data.photos import Photo
-from pure_jax.train.nsarm.config import ScalesTrainConfig
+from pure_jax.train.nsarm.config import MapTrainConfig, ScalesTrainConfig
 from pure_jax.train.nsarm.pairs import Pairs, pairs_at
+from pure_jax.train.nsarm.stages import train_map
 from pure_jax.train.nsarm.steps import scales_objective
 from pure_jax.train.nsarm.told import Told, captions_of
-from tests.nsarm_models import reading_model, tiny_pair
+from pure_jax.train.runs import Run
+from tests.nsarm_models import reading_model, tiny_config, tiny_pair
 
 SMALL = ["--batch", "2", "--steps", "2", "--save-every", "1"]
 
@@ -140,7 +146,44 @@ def test_what_cannot_be_trained_is_one_sentence(photos, tmp_path, capsys):
         assert words in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_batch_that_the_mesh_does_not_divide_is_one_sentence_and_leaves_nothing(tmp_path, model):
+    mesh = AbstractMesh((4, 2, 1), MESH_AXES)
+    run = Run(tmp_path / "run", mesh=mesh)
+    with pytest.raises(PureError, match="a batch of 6 cannot be split over 8 devices"):
+        train_map([photo("a", "")], model.config, MapTrainConfig(batch=6), {"vae": model.params["vae"]}, run)
+    assert not run.out.exists()
+
+
+@pytest.mark.slow
+def test_processes_join_before_a_device_is_touched(directory, photos, tmp_path):
+    """One of one: no cluster is needed to see whether joining is still possible."""
+    words = ["--coordinator", f"localhost:{free_port()}", "--processes", "1", "--process", "0", *SMALL]
+    command = ["-m", "pure_jax", "train", "map", directory, "--photos", photos, "--out", tmp_path / "run", *words]
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("localhost", 0))
+        return opened.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_a_map_network_of_other_sizes_is_refused(directory, photos, tmp_path, capsys):
+    other = tiny_config()
+    other = dataclasses.replace(other, map_network=dataclasses.replace(other.map_network, layers=(1, 1, 1)))
+    options = MapTrainConfig(batch=1, steps=1)
+    run = Run(tmp_path / "map")
+    assert train_map([photo("a", "")], other, options, {"vae": tiny_pair().model.params["vae"]}, run)
+    arguments = ["train", "scales", directory, "--photos", photos, "--map", run.out, "--out", tmp_path / "x", *SMALL]
+    with pytest.raises(SystemExit, match="2"):
+        main([str(word) for word in arguments])
+    assert "map network of other sizes" in " ".join(capsys.readouterr().err.split())
+
+
 PROGRAM = """
+import dataclasses
 import json
 import sys
 from pathlib import Path
