@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ from pure_jax.__main__ import COMMANDS, main
 from pure_jax.infer.command import Restore
 from pure_jax.train.command import Train
 from tests.models import tiny_model
+from tests.sheets import SHEETS
 from tests.upstream import write_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -231,12 +231,11 @@ def test_the_notebook_runs():
 
 
 def test_every_sheet_is_there_shown_and_made_by_options_that_are_understood(monkeypatch):
-    made = runpy.run_path(str(ROOT / "docs" / "pictures" / "make.py"))
     shown = (ROOT / "docs" / "control.md").read_text(encoding="utf-8")
     files = {file.stem for file in (ROOT / "docs" / "pictures").glob("*.jpg")}
-    assert made["SHEETS"].keys() == files == set(re.findall(r"\(pictures/([\w-]+)\.jpg\)", shown))
+    assert SHEETS.keys() == files == set(re.findall(r"\(pictures/([\w-]+)\.jpg\)", shown))
     asked: list[Restore] = []
     monkeypatch.setattr(Restore, "run", lambda self: asked.append(self))
-    for options in (options for sheet in made["SHEETS"].values() for options in sheet):
+    for options in (options for sheet in SHEETS.values() for options in sheet):
         main(["restore", "a.png", "b.png", *options.split()])
-    assert len(asked) == sum(map(len, made["SHEETS"].values()))
+    assert len(asked) == sum(map(len, SHEETS.values()))

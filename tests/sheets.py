@@ -1,7 +1,7 @@
-"""Makes the pictures beside this file: what each option of `pure restore` does to one corner of the demo's sample.
+"""Makes docs/pictures: what each option of `pure restore` does to one corner of the demo's sample.
 
-    python docs/pictures/make.py            # all; minutes on a CPU
-    python docs/pictures/make.py fidelity   # some
+    python -m tests.sheets            # all; minutes on a CPU
+    python -m tests.sheets fidelity   # some
 
 A sheet shows the photo enlarged by bicubic interpolation, the usual result, and one more for each row of SHEETS.
 """
@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from pure_jax.__main__ import main
 from pure_jax.checkpoint import demo_directory
 
+PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 CORNER = (62, 40, 110, 88)
 """Of the sample, in pixels: left, top, right, bottom."""
 SCALE = 4
@@ -66,5 +67,5 @@ def sheet(rows: list[str]) -> Image.Image:
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or SHEETS:
-        sheet(SHEETS[name]).save(Path(__file__).with_name(f"{name}.jpg"), quality=88)
+        sheet(SHEETS[name]).save(PICTURES / f"{name}.jpg", quality=88)
         print(name, flush=True)
