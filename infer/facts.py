@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pure_jax.infer.restore import Restoration
 
 
-def facts_of(result: Restoration, *, scale: float, seed: int, seconds: Mapping[str, float]) -> dict[str, Any]:
+def facts_of(
+    result: Restoration, *, scale: float, seed: int, seconds: Mapping[str, float], lost: Sequence[str] = ()
+) -> dict[str, Any]:
     """For JSON: width, height, scale, seed, degradation ({"blur", "noise"} or null) and description as the model says,
     mean_entropy (nats per code; null where it is no number), seconds (by stage, rounded to milliseconds) and remarks (a
-    list)."""
+    list).
+
+    lost: remarks about what the result's file does not keep.
+    """
     entropy = float(result.entropy.mean())
     return {
         "width": result.image.width,
@@ -23,7 +28,7 @@ def facts_of(result: Restoration, *, scale: float, seed: int, seconds: Mapping[s
         "description": result.description,
         "mean_entropy": round(entropy, 4) if math.isfinite(entropy) else None,
         "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
-        "remarks": result.remarks,
+        "remarks": [*result.remarks, *lost],
     }
 
 

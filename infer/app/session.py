@@ -21,7 +21,7 @@ from pure_jax.infer.control.fidelity import at_fidelity
 from pure_jax.infer.facts import facts_of, reading_of
 from pure_jax.infer.jobs import Cancelled, Closed, Desk, Full, Job, TooLate
 from pure_jax.infer.pictures.picture import Picture
-from pure_jax.infer.pictures.writing import fitting_profile_for
+from pure_jax.infer.pictures.writing import fitting_profile_for, lost_by
 from pure_jax.infer.restore import Restoration, Restorer
 from pure_jax.infer.seeing.page import page
 from pure_jax.infer.stages import StageClock
@@ -159,7 +159,8 @@ class Sessions:
             except PureError as error:
                 work.done.append(_Failed(upload.name, str(error)))
             else:
-                facts = facts_of(result, scale=wishes.scale, seed=result.seed, seconds=seconds)
+                lost = lost_by(".png", result.picture)
+                facts = facts_of(result, scale=wishes.scale, seed=result.seed, seconds=seconds, lost=lost)
                 # Of several photos the pictures are not kept: a page shows one.
                 own = self._page(upload.name, picture, result, facts, wishes) if len(work.uploads) == 1 else None
                 work.done.append(_Restored(upload.name, facts, self._saved(result, upload.name), own))

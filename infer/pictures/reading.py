@@ -55,7 +55,7 @@ SUFFIXES = frozenset(
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # Of these, further frames are previews and depth maps of the one photo.
 _ONE_PHOTO = ("MPO", "HEIF")
-PNG_BEGINNING = b"\x89PNG\r\n\x1a\n"
+_PNG_BEGINNING = b"\x89PNG\r\n\x1a\n"
 _TIFF_BEGINNINGS = (b"II*\0", b"MM\0*")
 
 Photo = Image.Image | Picture | np.ndarray | str | os.PathLike[str]
@@ -159,8 +159,8 @@ def decode(data: bytes, name: str, *, every: bool = False, keep_gps: bool = Fals
             raise
         except UnidentifiedImageError:
             if data.startswith(_TIFF_BEGINNINGS):
-                kind = "a TIFF of a kind that is not read; save it as grey, RGB or RGBA of 8 or 16 bits"
-                raise PureError(f"{name} is {kind}") from None
+                kinds = "save it as grey, RGB or RGBA of 8 or 16 bits"
+                raise PureError(f"{name} is a damaged TIFF, or of a kind that is not read; {kinds}") from None
             raise PureError(f"{name} is not a readable picture; give a {_FORMATS} file") from None
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
             raise too_large(name) from None
@@ -176,7 +176,7 @@ def decode(data: bytes, name: str, *, every: bool = False, keep_gps: bool = Fals
 
 def _without_profile(data: bytes) -> bytes:
     """A PNG file without iCCP chunks, which Pillow unpacks up to a limit; the same object where it has none."""
-    place = len(PNG_BEGINNING)
+    place = len(_PNG_BEGINNING)
     kept = [data[:place]]
     while place < len(data):
         end = place + 12 + int.from_bytes(data[place : place + 4], "big")  # length, kind, content, checksum

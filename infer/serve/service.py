@@ -130,9 +130,8 @@ def service(restorer: Restorer, name: str, limits: Limits, hosts: list[str]) -> 
                 result = restorer.restore(
                     picture, scale=scale, seed=seed, colour_fix=colour_fix, sampling=sampling, progress=watch, **options
                 )
-            facts = facts_of(result, scale=scale, seed=seed, seconds={"wait": waited, **watch.seconds})
-            lost = lost_by(f".{format}", result.picture)
-            return _Made(_encoded(result, format), facts | {"remarks": [*facts["remarks"], *lost]})
+            seconds, lost = {"wait": waited, **watch.seconds}, lost_by(f".{format}", result.picture)
+            return _Made(_encoded(result, format), facts_of(result, scale=scale, seed=seed, seconds=seconds, lost=lost))
 
         began = time.monotonic()
         origin = request.headers.get("origin")

@@ -70,6 +70,7 @@ def test_what_is_no_number_is_drawn_all_the_same(pure, monkeypatch, wish):
     name = "map.png" if wish == "--entropy-map" else "page.html"
     assert "error" not in pure("in.png", "out.png", "--scale", 1, "--unchecked", wish, name)
     assert Path("out.png").is_file() and Path(name).is_file()
+    assert wish == "--entropy-map" or "no number of nats per code" in Path(name).read_text(encoding="utf-8")
 
 
 def test_profile_exif_and_orientation(pure):

@@ -13,6 +13,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
+from pure_jax.errors import PureError
 from pure_jax.infer.pictures import deep
 from pure_jax.infer.pictures.picture import Picture, turned_upright
 from pure_jax.infer.pictures.reading import Frames, decode
@@ -86,6 +87,14 @@ def test_a_fourth_channel_of_a_tiff_is_what_its_tag_says(kind):
     seen = alpha >= 20_000 if kind == "assocalpha" else np.ones_like(alpha, bool)
     # Half a level was lost when they were multiplied: 65,535 / 20,000 / 2 levels, and another half by rounding.
     np.testing.assert_allclose(picture.fine[seen].astype(int), colours[seen], rtol=0, atol=2.2)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.uint32])
+def test_other_samples_than_those_of_8_and_16_bits_are_refused_by_their_kind(dtype):
+    samples = SAMPLES[..., :3].astype(dtype)
+    samples[0, 0] = np.nan if np.issubdtype(dtype, np.floating) else 0
+    with pytest.raises(PureError, match="'a.tif' is a damaged TIFF, or of a kind that is not read; save it as grey"):
+        decode(tiff_file(samples), "'a.tif'")
 
 
 @pytest.mark.parametrize(("space", "kept"), [(b"GRAY", True), (b"RGB ", False)])
