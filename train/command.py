@@ -16,6 +16,7 @@ from pure_jax.train.cluster import ClusterConfig
 from pure_jax.train.config import LanguageModelTrainConfig, TextConfig, VQGANTrainConfig
 from pure_jax.train.nsarm.command import ExportNsarm, TrainMap, TrainScales
 from pure_jax.train.reading import read_names, read_words
+from pure_jax.train.running import RunOptions
 
 if TYPE_CHECKING:
     from pure_jax.train.recipes.language_model import LanguageModelRecipe
@@ -66,34 +67,19 @@ class TrainVQGAN:
     """Folder for checkpoints, metrics.jsonl and samples."""
     preset: str = "demo"
     """Model preset whose tokenizer sizes are used."""
-    save_every: int = 200
-    """Steps from one checkpoint to the next."""
-    allow_change: bool = False
-    """Go on with these options although the run was begun with others; --steps may be raised without it."""
-    mesh: str | None = None
-    """Devices of this machine that share each batch, such as data=4; by default the first one alone."""
-    tensorboard: bool = False
-    """Write events for TensorBoard too, into the folder tensorboard in --out."""
+    running: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
+    cluster: Annotated[ClusterConfig, tyro.conf.arg(name="")] = field(default_factory=ClusterConfig)
     train: Annotated[VQGANTrainConfig, tyro.conf.arg(name="")] = field(default_factory=VQGANTrainConfig)
     interrupted: ClassVar[str] = RESUMES
 
     def run(self) -> None:
         from pure_jax.train.data.photos import load_photos
-        from pure_jax.train.runs import Run
-        from pure_jax.train.sharding import read_mesh
         from pure_jax.train.stages import train_vqgan
-        from pure_jax.train.watching import Watching
 
         preset = _preset(self.preset)
-        photos = load_photos(self.photos, minimum=self.train.crop * 2)
-        run = Run(
-            self.out,
-            save_every=self.save_every,
-            allow_change=self.allow_change,
-            mesh=None if self.mesh is None else read_mesh(self.mesh),
-            watch=Watching(tensorboard=self.tensorboard),
-        )
-        train_vqgan(photos, preset, self.train, run)
+        self.cluster.join()
+        run = self.running.opened(self.out)
+        train_vqgan(load_photos(self.photos, minimum=self.train.crop * 2), preset, self.train, run)
 
 
 @dataclass(frozen=True)
@@ -123,13 +109,6 @@ class TrainLanguageModel:
     """Folder for checkpoints and metrics.jsonl."""
     preset: str = "demo"
     """Model preset whose transformer sizes are used."""
-    save_every: int = 100
-    """Steps from one checkpoint to the next."""
-    allow_change: bool = False
-    """Go on with these options although the run was begun with others; --steps may be raised without it."""
-    mesh: str | None = None
-    """Devices to spread over, such as data=2,fsdp=4,tensor=1, all that there are; by default the recipe's, or the first
-    one alone. A run may go on with another mesh."""
     recipe: str | None = None
     """pure_7b, pure_7b_lora, demo, tiny, or a .json file: sizes, training and mesh, instead of --preset and the options
     below."""
@@ -140,34 +119,24 @@ class TrainLanguageModel:
     new_rows: Literal["keep", "codebook", "gaussian", "resample"] = "keep"
     """How ids begin that --start does not have: like the old image rows, by the codebook (keep: those only; codebook:
     all image codes), N(0, 0.02), or drawn around the old rows."""
-    tensorboard: bool = False
-    """Write events for TensorBoard too, into the folder tensorboard in --out."""
-    profile: tuple[int, int] | None = None
-    """Steps FIRST LAST of which a trace is written, into the folder profile in --out, for TensorBoard or Perfetto."""
+    running: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=lambda: RunOptions(save_every=100))
     cluster: Annotated[ClusterConfig, tyro.conf.arg(name="")] = field(default_factory=ClusterConfig)
     text: Annotated[TextConfig, tyro.conf.arg(name="")] = field(default_factory=TextConfig)
     train: Annotated[LanguageModelTrainConfig, tyro.conf.arg(name="")] = field(default_factory=LanguageModelTrainConfig)
     interrupted: ClassVar[str] = RESUMES
 
     def run(self) -> None:
-        import jax
-
         from pure_jax.train.data.image_tokenizer import load_image_tokenizer
         from pure_jax.train.data.records import open_records
         from pure_jax.train.examples import require_fitting
         from pure_jax.train.opening import open_batches
-        from pure_jax.train.runs import Run
-        from pure_jax.train.sharding import read_mesh
         from pure_jax.train.stages import train_language_model
         from pure_jax.train.start import Start
         from pure_jax.train.validation import Validation
-        from pure_jax.train.watching import Watching
 
-        recipe, watch = self.followed(), Watching(tensorboard=self.tensorboard, profile=self.profile)
+        recipe = self.followed()
         self.cluster.join()
-        mesh = self.mesh or recipe.mesh
-        if mesh is None and jax.default_backend() != "cpu" and jax.device_count() == 1:
-            mesh = "data=1"  # so the state is given from step to step, instead of being there twice
+        run = self.running.opened(self.out, recipe.mesh)
         image_tokenizer = load_image_tokenizer(self.vqgan)
         source = open_batches(
             self.records, self.weights, self.text, self.captions, self.scores, self.thresholds, self.out
@@ -187,13 +156,7 @@ class TrainLanguageModel:
             recipe.train,
             self.tokenizer,
             image_tokenizer.codebook,
-            Run(
-                self.out,
-                save_every=self.save_every,
-                allow_change=self.allow_change,
-                mesh=None if mesh is None else read_mesh(mesh),
-                watch=watch,
-            ),
+            run,
             None if self.start is None else Start(self.start, self.new_rows),
             validation,
         )

@@ -17,6 +17,14 @@ def require(config: Any, **ranges: tuple[float, float]) -> None:
             raise PureError(f"{name} is {value}, but it must lie in {low:,.10g} ... {high:,.10g}")
 
 
+def require_parts(batch: int, accumulate: int) -> None:
+    """Raise PureError unless a batch can be cut into so many equal parts."""
+    if not 1 <= accumulate <= batch:
+        raise PureError(f"accumulate is {accumulate}, but it must lie in 1 ... {batch:,}, the batch")
+    if batch % accumulate:
+        raise PureError(f"a batch of {batch} cannot be cut into {accumulate} equal parts (accumulate)")
+
+
 GUIDANCE = ("none", "perception", "understanding", "full")
 """Of `pure_jax.sequence`, which would load numpy."""
 LABELS = ("params", "twin", "file")
@@ -202,9 +210,8 @@ class LanguageModelTrainConfig:
             raise PureError("muon is for the layers' matrices, which LoRA does not train; leave one of them out")
         if self.sequence is not None:
             require(self, sequence=(2, 2**20))
-        require(self, accumulate=(1, self.batch), z_loss=WEIGHT, logit_rows=(0, 10**9))
-        if self.batch % self.accumulate:
-            raise PureError(f"a batch of {self.batch} cannot be cut into {self.accumulate} equal parts (accumulate)")
+        require(self, z_loss=WEIGHT, logit_rows=(0, 10**9))
+        require_parts(self.batch, self.accumulate)
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise PureError(f"compute_dtype is {self.compute_dtype!r}, but it must be float32 or bfloat16")
         require_one_of("remat", self.remat, ("none", "dots", "full"))

@@ -5,12 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from einops import rearrange
 from jax import Array
 
 from pure_jax.config import ModelConfig
@@ -21,24 +19,13 @@ from pure_jax.train.config import LanguageModelTrainConfig
 from pure_jax.train.data.labels import Thresholds, levels, terciles
 from pure_jax.train.data.rounds import RecordRounds, Records
 from pure_jax.train.lora import init_adapters
-from pure_jax.train.optimiser import adamw, averaged, learning_rate, muon
+from pure_jax.train.optimiser import adamw, learning_rate, muon
+from pure_jax.train.updating import TrainState, compiled_step, fresh_state, over_parts, updated
 from pure_jax.transformer import Transformer
 from pure_jax.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-
-@flax.struct.dataclass
-class LanguageModelState:
-    """Everything a resumed run needs; dropout's key follows from the seed and the step."""
-
-    step: Array
-    params: Any
-    """What is trained: the network's parameters, or the adapters of `pure_jax.train.lora`."""
-    ema: Any
-    """Running average of the parameters; None where `ema_decay` is 0, as large models have no room for one."""
-    opt_state: Any
 
 
 def tercile_thresholds(records: Records) -> Thresholds:
@@ -131,7 +118,7 @@ def drifted(
     return moved
 
 
-def adapted_state(train: LanguageModelTrainConfig, vocabulary: Vocabulary, base: Any) -> LanguageModelState:
+def adapted_state(train: LanguageModelTrainConfig, vocabulary: Vocabulary, base: Any) -> TrainState:
     """The first state of LoRA on `base`, the frozen parameters."""
     return first_state(train, init_adapters(base, train.lora, vocabulary, jax.random.key(train.seed)))
 
@@ -139,7 +126,7 @@ def adapted_state(train: LanguageModelTrainConfig, vocabulary: Vocabulary, base:
 @partial(jax.jit, static_argnames=("config", "train", "vocabulary"))
 def init_state(
     config: ModelConfig, train: LanguageModelTrainConfig, vocabulary: Vocabulary, codebook: np.ndarray
-) -> LanguageModelState:
+) -> TrainState:
     """Fresh weights, except that the image codes' rows of embedding and head start from the codebook.
 
     Each row is one fixed random projection of the code's unit vector plus a little noise: codes that look alike start
@@ -173,11 +160,9 @@ def optimiser(train: LanguageModelTrainConfig) -> optax.GradientTransformation:
     return adamw(train.optimiser, train.steps)
 
 
-def first_state(train: LanguageModelTrainConfig, params: Any) -> LanguageModelState:
+def first_state(train: LanguageModelTrainConfig, params: Any) -> TrainState:
     """The state in which these parameters have seen nothing yet."""
-    opt_state = optimiser(train).init(params)
-    ema = jax.tree.map(jnp.copy, params) if train.ema_decay else None
-    return LanguageModelState(jnp.zeros((), jnp.int32), params, ema, opt_state)
+    return fresh_state(optimiser(train), params, train.ema_decay)
 
 
 def make_step(
@@ -207,52 +192,23 @@ def make_step(
         sums = answers.sums(params, base, tokens, labels, key)
         return (sums.nll + train.z_loss * sums.z) / count, sums
 
-    def gradients(params: Any, base: Any, tokens: Array, labels: Array, key: Array, count: Array) -> tuple[Any, Sums]:
-        if train.accumulate == 1:
-            return jax.grad(loss_fn, has_aux=True)(params, base, tokens, labels, key, count)
-        # Parts of every other row, so that each device has its share of every part.
-        parts = [rearrange(x, "(b a) n -> a b n", a=train.accumulate) for x in (tokens, labels)]
-
-        def add(total: Any, part: Any) -> tuple[Any, None]:
-            own_tokens, own_labels, own_key = part
-            grads, sums = jax.grad(loss_fn, has_aux=True)(params, base, own_tokens, own_labels, own_key, count)
-            return (jax.tree.map(jnp.add, total[0], grads), total[1].plus(sums)), None
-
-        nothing = jax.tree.map(jnp.zeros_like, params), Sums.nothing()
-        return jax.lax.scan(add, nothing, (*parts, jax.random.split(key, train.accumulate)))[0]
-
-    def step_fn(
-        state: LanguageModelState, batch: tuple[Array, Array], base: Any = None
-    ) -> tuple[LanguageModelState, dict[str, Array]]:
-        tokens, labels = batch
-        key = jax.random.fold_in(jax.random.key(train.seed), state.step)
-        counts = answers.counts(labels)
+    def step_fn(state: TrainState, batch: tuple[Array, Array], base: Any = None) -> tuple[TrainState, dict[str, Array]]:
+        counts = answers.counts(batch[1])
         count = counts.all
-        grads, sums = gradients(state.params, base, tokens, labels, key, count)
-        norm = optax.tree.norm(grads)
-        nll = sums.nll / count
-        good = jnp.isfinite(norm) & jnp.isfinite(nll)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = averaged(state.ema, params, state.step, train.ema_decay) if train.ema_decay else None
 
-        def kept(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+        def gradients(part: tuple[Array, Array], key: Array) -> tuple[Any, Sums]:
+            return jax.grad(loss_fn, has_aux=True)(state.params, base, *part, key, count)
 
-        new = LanguageModelState(
-            state.step + 1,
-            kept(params, state.params),
-            kept(ema, state.ema) if train.ema_decay else None,
-            kept(opt_state, state.opt_state),
-        )
+        def add(total: tuple[Any, Sums], own: tuple[Any, Sums]) -> tuple[Any, Sums]:
+            return jax.tree.map(jnp.add, total[0], own[0]), total[1].plus(own[1])
+
+        key = jax.random.fold_in(jax.random.key(train.seed), state.step)
+        grads, sums = over_parts(gradients, add, batch, key, train.accumulate)
         metrics = {
-            "loss": nll + train.z_loss * sums.z / count,
+            "loss": (sums.nll + train.z_loss * sums.z) / count,
             **shares(sums, counts),
-            "grad_norm": norm,
             "learning_rate": learning_rate(train.optimiser, train.steps)(state.step),
         }
-        return new, {name: jnp.where(good, value, 0.0) for name, value in metrics.items()} | {"skipped": 1.0 - good}
+        return updated(state, grads, tx, train.ema_decay, metrics)
 
-    if shardings is None:
-        return jax.jit(step_fn)
-    return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
+    return compiled_step(step_fn, shardings)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
@@ -63,14 +64,21 @@ def train_vqgan(photos: list[Photo], config: ModelConfig, options: vqgan.VQGANTr
             if int(state.step) < first:
                 return False
             sample = _held_crops(crops_at, options, -(-CODEBOOK_SAMPLE // options.batch))
-            state = on_every_device(run.mesh, vqgan.fill_codebook(config.vqgan, state, sample, options.seed))
+            filled = vqgan.fill_codebook(config.vqgan, _here(state), sample, options.seed)
+            state = on_every_device(run.mesh, filled)
         state = run.train(state, make_step(), crops_at, options.steps)
         if int(state.step) < options.steps:
             return False
-        held = _held_crops(crops_at, options, 8)
-        vqgan.write_samples(run.out / "samples.png", config.vqgan, state.ema, held[:8])
-        print(f"codebook usage on {len(held)} crops: {vqgan.codebook_usage(config.vqgan, state.ema, held):.1%}")
+        if jax.process_index() == 0:
+            held, params = _held_crops(crops_at, options, 8), _here(state.ema)
+            vqgan.write_samples(run.out / "samples.png", config.vqgan, params, held[:8])
+            print(f"codebook usage on {len(held)} crops: {vqgan.codebook_usage(config.vqgan, params, held):.1%}")
     return True
+
+
+def _here(tree: Any) -> Any:
+    """What every device has whole, as arrays of this process alone."""
+    return jax.tree.map(np.asarray, tree)
 
 
 def _held_crops(crops_at: Callable[[int], np.ndarray], options: vqgan.VQGANTrainConfig, batches: int) -> np.ndarray:

@@ -20,10 +20,10 @@ from pure_jax.convert.parts import load_transformer
 from pure_jax.errors import PureError
 from pure_jax.train import language_model
 from pure_jax.train.config import LanguageModelTrainConfig, LoraConfig
-from pure_jax.train.language_model import LanguageModelState
 from pure_jax.train.lora import merged
 from pure_jax.train.runs import CONFIG, Run
 from pure_jax.train.sharding import born_from, born_sharded
+from pure_jax.train.updating import TrainState
 from pure_jax.vocabulary import Vocabulary
 from pure_jax.vqgan import l2_normalize
 
@@ -144,7 +144,7 @@ def starting_state(
     codebook: np.ndarray,
     mesh: Mesh | None,
     start: Start | None,
-) -> tuple[LanguageModelState, Any]:
+) -> tuple[TrainState, Any]:
     """The state before the first step, where it belongs on the mesh, and what LoRA keeps frozen, else None.
 
     Raises:

@@ -47,6 +47,16 @@ for steps in (2, 4):  # and on from its checkpoint
         state = born()
         state = run.train(state, step_fn, partial(batch, config=config, options=options), steps)
 assert int(state.step) == 4
+
+# The image tokenizer, by its stage: an autoencoder, a codebook of its latents, a discriminator.
+from pure_jax.train.stages import train_vqgan
+from tests.train.test_vqgan_training import MODEL, OPTIONS, PHOTOS
+
+options = dataclasses.replace(OPTIONS, batch=8, steps=3, autoencoder_steps=1)
+config = dataclasses.replace(tiny_config(), vqgan=MODEL)
+# One device is the other side of the comparison, not eight of one process.
+run = Run(Path(out) / "vqgan", save_every=1, mesh=read_mesh("data=8") if where else None)
+assert train_vqgan(PHOTOS, config, options, run)
 """
 
 
@@ -72,5 +82,10 @@ def test_two_processes_train_as_one_does(tmp_path):
     for name in ("loss", "grad_norm", "code_accuracy"):
         # Measured 0 here; sums over processes may come in another order.
         np.testing.assert_allclose([r[name] for r in two], [r[name] for r in whole], rtol=1e-5, err_msg=name)
+    tokenizers = [read_metrics(tmp_path / name / "vqgan") for name in ("two", "one")]
+    assert [row["step"] for row in tokenizers[0]] == [1, 2, 3]
+    for name in ("loss", "psnr", "codes_in_batch", "discriminator"):
+        two, whole = ([row[name] for row in rows] for rows in tokenizers)
+        np.testing.assert_allclose(two, whole, rtol=1e-4, atol=1e-6, err_msg=name)
     lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 2  # the first process writes alone

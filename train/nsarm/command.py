@@ -12,6 +12,7 @@ import tyro
 from pure_jax.errors import PureError
 from pure_jax.train.cluster import ClusterConfig
 from pure_jax.train.nsarm.config import MapTrainConfig, ScalesTrainConfig
+from pure_jax.train.running import RunOptions
 
 if TYPE_CHECKING:
     from pure_jax.nsarm.model import NsarmModel
@@ -32,35 +33,18 @@ class _Stage:
     """Folder of photographs (with captions.jsonl: its train split)."""
     fresh: bool = False
     """Begin with fresh weights of the network that the stage adds: map T, scales the transformer."""
-    save_every: int = 200
-    """Steps from one checkpoint to the next."""
-    allow_change: bool = False
-    """Go on with these options although the run was begun with others; --steps may be raised without it."""
-    mesh: str | None = None
-    """Devices to spread over, such as data=2,fsdp=4,tensor=1, all that there are; by default the first one alone."""
-    tensorboard: bool = False
-    """Write events for TensorBoard too, into the folder tensorboard in --out."""
+    running: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
     cluster: Annotated[ClusterConfig, tyro.conf.arg(name="")] = field(default_factory=ClusterConfig)
     interrupted: ClassVar[str] = RESUMES
 
     def opened(self, out: Path, region: int) -> tuple[NsarmModel, list[Photo], Run]:
         """The model, float32 and spread over the mesh; the photos; the run's folder."""
-        import jax
-
         from pure_jax.train.data.photos import load_photos
-        from pure_jax.train.runs import Run
-        from pure_jax.train.sharding import read_mesh
-        from pure_jax.train.watching import Watching
 
         self.cluster.join()  # before anything else touches a device
-        config, text = _config(self.model), self.mesh
-        if text is None and jax.default_backend() != "cpu" and jax.device_count() == 1:
-            text = "data=1"  # so the state is given from step to step, instead of being there twice
-        mesh = None if text is None else read_mesh(text)
+        config, run = _config(self.model), self.running.opened(out)
         photos = load_photos(self.photos, minimum=region * config.tile_size)
-        watch = Watching(tensorboard=self.tensorboard)
-        run = Run(out, save_every=self.save_every, allow_change=self.allow_change, mesh=mesh, watch=watch)
-        return _load(self.model, config, mesh), photos, run
+        return _load(self.model, config, run.mesh), photos, run
 
     def about(self) -> dict[str, Any]:
         """What decides the result beside sizes and options."""

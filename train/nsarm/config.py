@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pure_jax.errors import PureError
-from pure_jax.train.config import MUON, RUN, SHARE, WEIGHT, AdversarialTrainConfig, OptimiserConfig, require
+from pure_jax.train.config import (
+    MUON,
+    RUN,
+    SHARE,
+    WEIGHT,
+    AdversarialTrainConfig,
+    OptimiserConfig,
+    require,
+    require_parts,
+)
 
 MAP_LOSSES = ("squares", "bits")
 DEGRADATIONS = ("real-esrgan", "mild", "light")
@@ -47,6 +56,8 @@ class MapTrainConfig:
     """Tiles a step."""
     steps: int = 100_000
     """Updates in all."""
+    accumulate: int = 1
+    """Parts of a batch whose gradients are added up, one after the other."""
     seed: int = 0
     """Decides the data and the fresh weights."""
     loss: str = "squares"
@@ -68,6 +79,7 @@ class MapTrainConfig:
 
     def __post_init__(self) -> None:
         require(self, **RUN, muon=MUON, region=REGION)
+        require_parts(self.batch, self.accumulate)
         _one_of("loss", self.loss, MAP_LOSSES)
         _one_of("degradation", self.degradation, DEGRADATIONS)
 
@@ -80,6 +92,8 @@ class ScalesTrainConfig:
     """Tiles a step."""
     steps: int = 40_000
     """Updates in all."""
+    accumulate: int = 1
+    """Parts of a batch whose gradients are added up, one after the other."""
     seed: int = 0
     """Decides the data and the fresh weights."""
     first_scored: int | None = None
@@ -120,6 +134,7 @@ class ScalesTrainConfig:
 
     def __post_init__(self) -> None:
         require(self, **RUN, hidden_share=SHARE, largest_flip=(0.0, 0.5), ema_decay=SHARE, muon=MUON, region=REGION)
+        require_parts(self.batch, self.accumulate)
         _one_of("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         _one_of("degradation", self.degradation, DEGRADATIONS)
         if self.first_scored is not None:

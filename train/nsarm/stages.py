@@ -23,6 +23,7 @@ from pure_jax.train.nsarm.pairs import Pairs, pairs_at
 from pure_jax.train.nsarm.told import Told
 from pure_jax.train.runs import Run
 from pure_jax.train.sharding import born_from, born_sharded, rows_needed, state_shardings
+from pure_jax.train.updating import TrainState
 
 NAMED = ""
 """The parameters' paths begin with a network's name, see `pure_jax.train.sharding.state_shardings`."""
@@ -94,10 +95,12 @@ def _train(
     with run.held({"model": to_dict(config), "train": asdict(options), **(about or {})}):
         state = _state(config, options, begun, run)
         shardings = None if run.mesh is None else state_shardings(run.mesh, state, NAMED)
-        step_fn, resting = steps.make_step(options, objective, shardings), jax.device_put(resting)
+        step_fn = steps.make_step(options, objective, shardings)
+        # Not all of what was loaded over a mesh is this process's to move.
+        resting = resting if run.mesh is not None else jax.device_put(resting)
         batch_at: Callable[[int], Any] = partial(pairs_at, photos, config, options, told=told, rows=rows)
 
-        def update(state: steps.NsarmState, pairs: Pairs) -> tuple[steps.NsarmState, dict[str, jax.Array]]:
+        def update(state: TrainState, pairs: Pairs) -> tuple[TrainState, dict[str, jax.Array]]:
             return step_fn(state, pairs, resting)
 
         return int(run.train(state, update, batch_at, options.steps).step) >= options.steps
@@ -105,12 +108,12 @@ def _train(
 
 def _state(
     config: NsarmConfig, options: MapTrainConfig | ScalesTrainConfig, begun: Mapping[str, Any], run: Run
-) -> steps.NsarmState:
+) -> TrainState:
     """The state before the first step, where it belongs."""
     given = {name: own for name, own in begun.items() if own is not None}
     missing = tuple(name for name in begun if name not in given)
 
-    def make(given: Any) -> steps.NsarmState:
+    def make(given: Any) -> TrainState:
         fresh = initial_params(config, missing, options.seed)
         return steps.init_state(jax.tree.map(lambda x: x.astype("float32"), given) | fresh, options)
 

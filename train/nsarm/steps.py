@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
@@ -25,26 +24,16 @@ from pure_jax.train.nsarm.initial import decays
 from pure_jax.train.nsarm.pairs import Pairs
 from pure_jax.train.nsarm.targets import bit_loss, map_loss, map_targets, random_flips, taught, token_weights
 from pure_jax.train.nsarm.told import Told
-from pure_jax.train.optimiser import adamw, averaged, learning_rate, muon
+from pure_jax.train.optimiser import adamw, learning_rate, muon
+from pure_jax.train.updating import TrainState, compiled_step, fresh_state, over_parts, updated
 from pure_jax.vqgan import from_pixels
 
 Resting = Mapping[str, Any]
 """Parameters that are read and not trained, by network: "vae"; in stage 2 "prompt" or "text_encoder", too."""
 Objective = Callable[[Any, Resting, Pairs, Array], tuple[Array, dict[str, Array]]]
 """(parameters by network, what rests, batch, key) -> (float32 [], metrics)."""
-Step = Callable[["NsarmState", Pairs, Resting], tuple["NsarmState", dict[str, Array]]]
+Step = Callable[[TrainState, Pairs, Resting], tuple[TrainState, dict[str, Array]]]
 """A jitted update (state, batch, what rests) -> (state, metrics)."""
-
-
-@flax.struct.dataclass
-class NsarmState:
-    """Everything a resumed run needs; keys follow from the seed and the step. params: networks by name."""
-
-    step: Array
-    params: Any
-    ema: Any
-    """Running average of the parameters, or None."""
-    opt_state: Any
 
 
 def _optimiser(options: MapTrainConfig | ScalesTrainConfig) -> optax.GradientTransformation:
@@ -53,12 +42,13 @@ def _optimiser(options: MapTrainConfig | ScalesTrainConfig) -> optax.GradientTra
     return adamw(options.optimiser, options.steps, decays)
 
 
-@partial(jax.jit, static_argnames="options")
-def init_state(params: Any, options: MapTrainConfig | ScalesTrainConfig) -> NsarmState:
-    """From these parameters on."""
-    opt_state = _optimiser(options).init(params)
-    ema = jax.tree.map(jnp.copy, params) if getattr(options, "ema_decay", 0.0) else None
-    return NsarmState(jnp.zeros((), jnp.int32), params, ema, opt_state)
+def init_state(params: Any, options: MapTrainConfig | ScalesTrainConfig) -> TrainState:
+    """From these parameters, networks by name, on."""
+    return fresh_state(_optimiser(options), params, _ema_decay(options))
+
+
+def _ema_decay(options: MapTrainConfig | ScalesTrainConfig) -> float:
+    return options.ema_decay if isinstance(options, ScalesTrainConfig) else 0.0
 
 
 def _map_network(config: NsarmConfig) -> MapNetwork:
@@ -67,33 +57,21 @@ def _map_network(config: NsarmConfig) -> MapNetwork:
 
 
 def make_step(options: MapTrainConfig | ScalesTrainConfig, objective: Objective, shardings: Any = None) -> Step:
-    """A stage's update. One whose loss or gradient is not finite leaves all but the step's number as it was, and is
-    counted (`skipped`).
+    """A stage's jitted update, see `pure_jax.train.updating`: losses and gradients are means over the batch, in however
+    many parts it is computed."""
+    tx, parts = _optimiser(options), options.accumulate
 
-    shardings: of the state, see `pure_jax.train.sharding`; with them the state that goes in is given away.
-    """
-    tx = _optimiser(options)
-    ema_decay = getattr(options, "ema_decay", 0.0)
+    def step_fn(state: TrainState, pairs: Pairs, resting: Resting) -> tuple[TrainState, dict[str, Array]]:
+        def share(part: Pairs, key: Array) -> tuple[Any, dict[str, Array]]:
+            found = jax.grad(objective, has_aux=True)(state.params, resting, part, key)
+            return jax.tree.map(lambda x: x / parts, found)
 
-    def step_fn(state: NsarmState, pairs: Pairs, resting: Resting) -> tuple[NsarmState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(options.seed), state.step)
-        grads, metrics = jax.grad(objective, has_aux=True)(state.params, resting, pairs, key)
-        norm = optax.tree.norm(grads)
-        good = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = averaged(state.ema, params, state.step, ema_decay) if ema_decay else None
-        new = NsarmState(state.step + 1, params, ema, opt_state)
-        kept = jax.tree.map(partial(jnp.where, good), new, state).replace(step=new.step)
-        metrics = metrics | {
-            "grad_norm": norm,
-            "learning_rate": learning_rate(options.optimiser, options.steps)(state.step),
-        }
-        return kept, {name: jnp.where(good, value, 0.0) for name, value in metrics.items()} | {"skipped": 1.0 - good}
+        grads, metrics = over_parts(share, partial(jax.tree.map, jnp.add), pairs, key, parts)
+        rate = learning_rate(options.optimiser, options.steps)(state.step)
+        return updated(state, grads, tx, _ema_decay(options), metrics | {"learning_rate": rate})
 
-    if shardings is None:
-        return jax.jit(step_fn)
-    return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
+    return compiled_step(step_fn, shardings)
 
 
 def map_objective(config: NsarmConfig, options: MapTrainConfig) -> Objective:

@@ -27,6 +27,7 @@ from pure_jax.train.nsarm.pairs import Pairs, pairs_at
 from pure_jax.train.nsarm.stages import train_map
 from pure_jax.train.nsarm.steps import scales_objective
 from pure_jax.train.nsarm.told import Told, captions_of
+from pure_jax.train.plot import read_metrics
 from pure_jax.train.runs import Run
 from tests.nsarm_models import reading_model, tiny_config, tiny_pair
 
@@ -140,6 +141,7 @@ def test_what_cannot_be_trained_is_one_sentence(photos, tmp_path, capsys):
         (["map", str(demo_directory())], "of the family pure, which `pure train lm` trains"),
         (["map", str(folder), "--region", "3"], "no photo of the split 'train' of at least 96 pixels"),
         (["scales", str(folder), "--compute-dtype", "float16"], "must be one of float32, bfloat16"),
+        (["map", str(folder), "--batch", "8", "--accumulate", "3"], "cannot be cut into 3 equal parts"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main(["train", *arguments, "--photos", str(photos), "--out", str(tmp_path / "run")])
@@ -155,12 +157,27 @@ def test_a_batch_that_the_mesh_does_not_divide_is_one_sentence_and_leaves_nothin
 
 
 @pytest.mark.slow
-def test_processes_join_before_a_device_is_touched(directory, photos, tmp_path):
-    """One of one: no cluster is needed to see whether joining is still possible."""
-    words = ["--coordinator", f"localhost:{free_port()}", "--processes", "1", "--process", "0", *SMALL]
-    command = ["-m", "pure_jax", "train", "map", directory, "--photos", photos, "--out", tmp_path / "run", *words]
-    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_two_processes_train_as_one_does(directory, photos, tmp_path):
+    """Through the commands, which must join before a device is touched; the second stage goes on from the first."""
+    where = f"localhost:{free_port()}"
+
+    def start(name: str, devices: int, *words: object) -> subprocess.Popen:
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        command = ["train", "map", directory, "--photos", photos, "--out", tmp_path / name, "--mesh", "data=2"]
+        command += ["--batch", "4", "--steps", "2", "--save-every", "1", *words]
+        return subprocess.Popen(
+            [sys.executable, "-m", "pure_jax", *map(str, command)],
+            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    both = [start("two", 1, "--coordinator", where, "--processes", 2, "--process", process) for process in (0, 1)]
+    ends = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], ends[0][-2000:] + ends[1][-2000:]
+    one = start("one", 2)
+    assert not one.wait(), one.communicate()[1]
+    two, whole = (read_metrics(tmp_path / name) for name in ("two", "one"))
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose([r[name] for r in two], [r[name] for r in whole], rtol=1e-5, err_msg=name)
 
 
 def free_port() -> int:

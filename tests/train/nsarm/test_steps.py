@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 import torch.nn.functional as F
@@ -145,6 +146,20 @@ def test_a_step_moves_both_networks_and_the_published_parameters_do_not_decay():
     decaying = jax.tree_util.tree_flatten_with_path(decays(params))[0]
     names = {path[-1].key for path, decaying_ in decaying if decaying_}
     assert names == {"kernel", "kv"}
+
+
+def test_gradients_in_parts_are_those_of_the_whole_batch():
+    four = jax.tree.map(lambda x: jnp.concatenate([x, x[:, ::-1]]), PAIRS)
+    params = {"map_network": PAIR.model.params["map_network"]}
+    ends = []
+    for parts in (1, 2):
+        options = MapTrainConfig(batch=4, steps=10, accumulate=parts, optimiser=OPTIMISER)
+        objective = map_objective(CONFIG, options)
+        ends.append(make_step(options, objective)(init_state(params, options), four, RESTING))
+    (whole, metrics), (state, own) = ends
+    assert float(own["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-6)
+    for a, b in zip(*(jax.tree.leaves(optax.tree.get(end.opt_state, "mu")) for end in (whole, state)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6 * float(metrics["grad_norm"]))
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
