@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from pure_jax.errors import PureError
 from pure_jax.infer.contract import Progress, silent
@@ -20,6 +23,14 @@ from pure_jax.nsarm.transformer import row_bytes
 
 CACHE_BYTES = 2**30
 MAX_BATCH = 16
+
+Show = Callable[[np.ndarray, float, Callable[[], np.ndarray]], None]
+"""Called after the map network's scales and each scale that is drawn, with (which pictures, int [n]; the share of their
+tokens that is written; a function that fetches the sum of scales so far, float32 [n, H, W, bits of a position])."""
+
+
+def unseen(pictures: np.ndarray, share: float, latents: Callable[[], np.ndarray]) -> None:
+    """A `Show` that does not look."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,7 @@ def generate(
     noise: Any = None,
     batch: int | None = None,
     progress: Progress = silent,
+    show: Show = unseen,
 ) -> Written:
     """Write each low-quality picture anew.
 
@@ -57,6 +69,7 @@ def generate(
         noise: instead of the seed's, for each drawn scale: float32 [n, tokens, bits of a token].
         batch: pictures worked on together; None takes as many as keep the cache within 1 GiB, at most 16. Where the
             device runs out of memory, half as many are tried, with a warning.
+        show: watches; changes nothing.
 
     Raises:
         PureError: seed or batch out of range, noise of other shapes.
@@ -75,7 +88,7 @@ def generate(
     progress("compile", 0, 0)  # until the first scale is there, as programs are compiled when they are called
 
     def write(batch: int) -> list[tuple]:
-        return _write(model, nets, sampling, pictures, about, draw, batch, progress)
+        return _write(model, nets, sampling, pictures, about, draw, batch, progress, show)
 
     parts = with_halved_batches(write, batch, "try another --dtype, or a smaller size of the model")
     latents, entropies, *all_bits = (np.concatenate(own)[:count] for own in zip(*parts, strict=True))
@@ -98,6 +111,7 @@ def _write(
     draw: Noise,
     batch: int,
     progress: Progress,
+    show: Show,
 ) -> list[tuple]:
     """(latents, entropy, *bits of each drawn scale) of all pictures, `batch` at a time."""
     config, count, parts = model.config, len(pictures), list[tuple]()
@@ -109,16 +123,23 @@ def _write(
         total, inputs = first_scales(nets, model.params, pictures[places])
         cache = prefill(nets, model.params, inputs, own) if tokens else None
         entropy = jnp.zeros((len(places), *config.scales[-1]))
-        bits = []
+        own_places, bits = np.unique(places), []
+        looked = partial(_fetched, len(own_places))
+        show(own_places, ends[config.given_scales - 1] / ends[-1], partial(looked, total))
         for i, scale in enumerate(drawn):
             total, cache, entropy, new = write_scale(
                 nets, sampling, scale, model.params, own, total, cache, draw, jnp.asarray(places)
             )
             bits.append(np.asarray(new))
             done = sum(len(part[0]) for part in parts) * sum(tokens) + len(places) * sum(tokens[: i + 1])
+            show(own_places, ends[scale] / ends[-1], partial(looked, total))
             progress("restore", min(done, count * sum(tokens)), count * sum(tokens))
         parts.append((np.asarray(total), np.asarray(entropy), *bits))
     return parts
+
+
+def _fetched(count: int, total: Array) -> np.ndarray:
+    return np.asarray(total[:count])
 
 
 def equal_parts(count: int, most: int) -> np.ndarray:

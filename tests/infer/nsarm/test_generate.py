@@ -110,16 +110,33 @@ def test_parts_are_equally_long_and_cover_all():
     assert equal_parts(2, 16).tolist() == [[0, 1]]
 
 
+def test_what_is_shown_grows_to_what_is_written():
+    pair = tiny_pair()
+    seen = []
+
+    def show(places, share, latents):
+        seen.append((places.tolist(), share, latents()))
+
+    ours = written(pair, "default", batch=2, show=show)
+    np.testing.assert_array_equal(ours.latents, written(pair, "default", batch=2).latents)
+    ends, given = pair.model.config.ends, pair.model.config.given_scales
+    shares = [end / ends[-1] for end in ends[given - 1 :]]
+    assert [places for places, _, _ in seen] == [[0, 1]] * len(shares) + [[2]] * len(shares)
+    assert [share for _, share, _ in seen] == shares * 2 and shares[-1] == 1.0
+    for places, share, latents in seen:
+        assert (np.abs(latents - ours.latents[places]).max() == 0) == (share == 1.0)
+
+
 def test_where_memory_runs_out_half_as_many_are_tried(monkeypatch):
     from pure_jax.infer.nsarm import generate as module
 
     tried, real = [], module._write
 
-    def hungry(model, nets, sampling, pictures, about, draw, batch, progress):
+    def hungry(model, nets, sampling, pictures, about, draw, batch, progress, show):
         tried.append(batch)
         if batch > 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
-        return real(model, nets, sampling, pictures, about, draw, batch, progress)
+        return real(model, nets, sampling, pictures, about, draw, batch, progress, show)
 
     model = tiny_pair().model
     pictures = np.random.default_rng(0).integers(256, size=(2, 8, 8, 3), dtype=np.uint8)

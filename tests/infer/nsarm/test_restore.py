@@ -13,6 +13,7 @@ from PIL import Image
 import pure_jax
 from pure_jax.__main__ import main
 from pure_jax.errors import PureError
+from pure_jax.infer import preview as module
 from tests.nsarm_models import tiny_config, tiny_pair
 
 
@@ -44,6 +45,15 @@ def test_a_saved_model_is_loaded_again_with_layers_as_wanted(directory):
     assert set(two.params) == {"transformer", "map_network", "vae", "prompt"}
     for own, wanted in zip(jax.tree.leaves(one.params), jax.tree.leaves(tiny_pair().model.params), strict=True):
         np.testing.assert_array_equal(own, wanted)
+
+
+def test_previews_end_with_the_result(restorer, monkeypatch):
+    monkeypatch.setattr(module, "REST", 0.0)
+    seen = []
+    result = restorer.restore(photo(), preview=lambda image: seen.append(image.copy()), batch=2, colour_fix="none")
+    np.testing.assert_array_equal(seen[-1], np.asarray(result.image))
+    assert len(seen) > 4 and (seen[0] != seen[-1]).any()
+    np.testing.assert_array_equal(restorer.restore(photo(), batch=2, colour_fix="none").image, result.image)
 
 
 @pytest.mark.parametrize(("mode", "size"), [("RGB", (18, 21)), ("RGBA", (18, 21)), ("L", (18, 21))])
