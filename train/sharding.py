@@ -92,7 +92,7 @@ def spread(mesh: Mesh, batch: Any) -> Any:
     """
 
     def put(array: np.ndarray) -> jax.Array:
-        _require_divided(mesh, len(array))
+        require_divided(mesh, len(array))
         return jax.make_array_from_callback(
             array.shape, NamedSharding(mesh, PartitionSpec(ROWS)), lambda index: array[index]
         )
@@ -100,7 +100,8 @@ def spread(mesh: Mesh, batch: Any) -> Any:
     return jax.tree.map(put, batch)
 
 
-def _require_divided(mesh: Mesh, batch: int) -> None:
+def require_divided(mesh: Mesh, batch: int) -> None:
+    """Raise PureError unless the batch can be split over the mesh."""
     parts = int(np.prod([mesh.shape[axis] for axis in ROWS]))
     if batch % parts:
         raise PureError(f"a batch of {batch} cannot be split over {parts} devices; choose a multiple of them")
@@ -110,6 +111,6 @@ def rows_needed(mesh: Mesh | None, batch: int) -> list[int]:
     """The rows of a batch that devices of this process take, see `spread`, and what it raises; all without a mesh."""
     if mesh is None:
         return list(range(batch))
-    _require_divided(mesh, batch)
+    require_divided(mesh, batch)
     parts = NamedSharding(mesh, PartitionSpec(ROWS)).addressable_devices_indices_map((batch,)).values()
     return sorted({row for part in parts if part is not None for row in range(*part[0].indices(batch))})

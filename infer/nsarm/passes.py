@@ -24,6 +24,10 @@ from pure_jax.nsarm.vae import VAE
 from pure_jax.sampling import guide
 from pure_jax.vqgan import from_pixels
 
+SLOTS = 16
+"""A cache has a multiple of so many. With any other number a TPU's compiler lays it out in one way between programs,
+without gaps, and in another within them, and copies it at both ends."""
+
 
 class Networks(NamedTuple):
     """Descriptions of what is applied; static."""
@@ -59,7 +63,7 @@ def prefill(nets: Networks, params: Any, tokens: Array, about: Conditioning) -> 
     """
     config, net = nets.config, nets.transformer
     rows = len(about.start)
-    cache = init_cache(config.transformer, rows, config.ends[-1], net.dtype)
+    cache = init_cache(config.transformer, rows, -(-config.ends[-1] // SLOTS) * SLOTS, net.dtype)
     tokens = jnp.tile(tokens, (rows // len(tokens), 1, 1))
     run = partial(net.apply, {"params": params["transformer"]}, last=config.given_scales, with_head=False)
     written: Any = run(tokens, about, config.scales, cache=cache)

@@ -30,7 +30,7 @@ class Serve:
     timeout: float = 600.0
     """Seconds until a request must be answered."""
     upload_timeout: float = 30.0
-    """Seconds until a photo must have arrived."""
+    """Seconds until a request's header must have arrived, and then until its photo must."""
     max_megabytes: float = 32.0
     """Of an upload, in million bytes."""
     max_megapixels: float = 16.0
@@ -52,6 +52,7 @@ class Serve:
 
         import pure_jax
         from pure_jax.infer.restore import Restorer
+        from pure_jax.infer.serve.patience import impatient
         from pure_jax.infer.serve.service import service
         from pure_jax.infer.uploads import Limits
 
@@ -68,6 +69,7 @@ class Serve:
             app = service(Restorer(model), str(self.model or "demo"), limits, hosts)
             config = uvicorn.Config(
                 app,
+                http=impatient(self.upload_timeout),
                 log_level="warning" if self.quiet else "info",
                 timeout_graceful_shutdown=max(1, round(self.grace)),
             )

@@ -12,17 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 
 from pure_jax.__main__ import main
 from pure_jax.config import pure_7b
 from pure_jax.errors import PureError
+from pure_jax.nsarm.transformer import row_bytes
 from pure_jax.pure import parameter_shapes
-from pure_jax.sharding import make_mesh
+from pure_jax.sharding import MESH_AXES, make_mesh
 from pure_jax.train.ahead.chips import Chip, prepare
+from pure_jax.train.ahead.nsarm import lower_last_scale, lower_prefill, lower_scales_step
 from pure_jax.train.ahead.programs import lower_train_step, sequence_length
 from pure_jax.train.ahead.report import advice, collectives, overflow, token_rate
 from pure_jax.train.flops import step_flops
 from pure_jax.train.recipes.language_model import language_model_recipe
+from pure_jax.train.recipes.scales import scales_recipe
 from pure_jax.train.speed import largest
 
 compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the extra aot)")
@@ -63,6 +67,38 @@ def test_the_step_of_lora_is_lowered_with_its_frozen_base_as_an_argument():
     assert {leaf.dtype for leaf in jax.tree.leaves(base)} == {jnp.dtype(jnp.bfloat16)}
     assert not any(leaf.donated for leaf in jax.tree.leaves(base))
     assert all(leaf.donated for leaf in jax.tree.leaves(state))
+
+
+@compiler
+@pytest.mark.slow
+def test_nsarms_step_and_passes_compile_and_the_cache_is_not_copied():
+    run = pure("--topology", "v5e:2x2", "--mesh", "fsdp=2,tensor=2", "--recipe", "nsarm_tiny", "--json")
+    assert run.returncode == 0, run.stderr[-2000:]
+    step, prefill, scale = json.loads(run.stdout)["programs"]
+    assert step["fits"] and step["given_away"] > 0 and step["collectives"]["all-reduce"] > 0
+    assert prefill["fits"] and scale["program"] == "scale 5"
+    config = scales_recipe("nsarm_tiny").model
+    cache = row_bytes(config.transformer, config.ends[-1], jnp.bfloat16) / 2 / 2**30  # a row's heads over two devices
+    assert scale["given_away"] >= cache
+
+
+def test_nsarms_programs_take_the_state_and_the_cache_for_their_results():
+    recipe, mesh = scales_recipe("nsarm_tiny", ["train.batch=4", "train.accumulate=2"]), make_mesh()
+    state, pairs, resting = lower_scales_step(recipe.model, recipe.train, mesh).args_info[0]
+    assert all(leaf.donated for leaf in jax.tree.leaves(state))
+    assert not any(leaf.donated for leaf in jax.tree.leaves((pairs, resting)))
+    assert set(resting) == {"vae", "prompt"} and pairs.high.shape == (4, 32, 32, 3)
+    lowered = lower_last_scale(recipe.model, mesh, 2)
+    _, about, total, cache, *_ = lowered.args_info[0]
+    assert all(leaf.donated for leaf in jax.tree.leaves((total, cache)))
+    slots = -(-recipe.model.ends[-1] // 16) * 16
+    assert {leaf.shape[-2] for leaf in jax.tree.leaves(cache)} == {slots}  # for a TPU's sake
+    assert not any(leaf.donated for leaf in jax.tree.leaves(about))
+    assert lower_prefill(recipe.model, mesh, 2).args_info
+    with pytest.raises(PureError, match=r"28 heads cannot be split over 3 devices \(tensor\)"):
+        lower_prefill(scales_recipe("nsarm_8b").model, AbstractMesh((1, 1, 3), MESH_AXES), 1)
+    with pytest.raises(PureError, match="the recipe nsarm_8b has no value 'train.bach'"):
+        scales_recipe("nsarm_8b", ["train.bach=4"])
 
 
 @compiler

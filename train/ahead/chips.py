@@ -34,6 +34,7 @@ CHIPS = {kind: Chip(name, hbm, PEAK_TFLOPS[kind]) for kind, (name, hbm) in _SIZE
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",  # else jax looks for a TPU as soon as its compiler is there
     "TPU_SKIP_MDS_QUERY": "1",  # and the compiler for a cloud machine's metadata
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # a program for devices that are not here cannot be read back
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two compilations at a time
     "TPU_WORKER_HOSTNAMES": "localhost",  # else it warns that it finds neither a host's name
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # nor its kind; the slice is the one that the program names

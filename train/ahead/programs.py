@@ -55,7 +55,7 @@ def sequence_length(config: ModelConfig, train: LanguageModelTrainConfig) -> int
     return train.sequence or 2 * question_length(config) - instruction + (config.text_length or TEXT_TOKENS)
 
 
-def _placed(mesh: Mesh, shape: tuple[int, ...], dtype: Any, *spec: Any) -> jax.ShapeDtypeStruct:
+def placed(mesh: Mesh, shape: tuple[int, ...], dtype: Any, *spec: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
 
 
@@ -79,15 +79,15 @@ def lower_train_step(config: ModelConfig, train: LanguageModelTrainConfig, mesh:
     if train.lora.rank:
         dtype = jnp.dtype(train.compute_dtype)
         frozen = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), state.params)
-        base = (_in_place(frozen, state_shardings(mesh, frozen)),)
+        base = (in_place(frozen, state_shardings(mesh, frozen)),)
         state = jax.eval_shape(partial(adapted_state, train, vocabulary), frozen)
     shardings = state_shardings(mesh, state)
-    tokens = _placed(mesh, (train.batch, sequence), jnp.int32, ROWS)
+    tokens = placed(mesh, (train.batch, sequence), jnp.int32, ROWS)
     step = make_step(config, train, vocabulary, question_length(config), shardings)
-    return step.lower(_in_place(state, shardings), (tokens, tokens), *base)
+    return step.lower(in_place(state, shardings), (tokens, tokens), *base)
 
 
-def _in_place(shapes: Any, shardings: Any) -> Any:
+def in_place(shapes: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda s, own: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=own), shapes, shardings)
 
 
@@ -120,10 +120,10 @@ def lower_decode_loop(config: ModelConfig, mesh: Mesh, batch: int, dtype: Any = 
     def place(leaf: Any) -> Any:
         # Stacked keys and values are (layer, slot, head, batch, dim); all else but scalars has its rows in front.
         if leaf.ndim == 5:
-            return _placed(mesh, leaf.shape, leaf.dtype, None, None, "tensor", ROWS, None)
+            return placed(mesh, leaf.shape, leaf.dtype, None, None, "tensor", ROWS, None)
         rows = leaf.ndim and leaf.shape[0] in (batch, 2 * batch)
-        return _placed(mesh, leaf.shape, leaf.dtype, *((ROWS,) if rows else ()))
+        return placed(mesh, leaf.shape, leaf.dtype, *((ROWS,) if rows else ()))
 
     state = jax.tree.map(place, opened)
-    rows = _placed(mesh, (), jnp.int32)
+    rows = placed(mesh, (), jnp.int32)
     return decode_rows.lower(net, vocabulary, config.sampling, params, state, rows)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from pure_jax.config import to_dict
 from pure_jax.errors import PureError
@@ -72,12 +73,18 @@ def train_scales(
     Raises:
         PureError: as `train_map`; heads that the mesh does not divide.
     """
-    heads, parts = config.transformer.num_heads, 1 if run.mesh is None else run.mesh.shape["tensor"]
-    if heads % parts:
-        raise PureError(f"{heads} heads cannot be split over {parts} devices (tensor); choose a mesh that divides them")
+    if run.mesh is not None:
+        require_heads(config, run.mesh)
     objective = steps.scales_objective(config, options, run.mesh)
     begun = {"transformer": start, "map_network": map_start}
     return _train(photos, config, options, objective, resting, begun, told, run, about)
+
+
+def require_heads(config: NsarmConfig, mesh: Mesh) -> None:
+    """Raise PureError unless the transformer's heads can be split over the mesh."""
+    heads, parts = config.transformer.num_heads, mesh.shape["tensor"]
+    if heads % parts:
+        raise PureError(f"{heads} heads cannot be split over {parts} devices (tensor); choose a mesh that divides them")
 
 
 def _train(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pure_jax.checkpoint import read_json
-from pure_jax.config import ModelConfig, from_dict, pure_7b, tiny, to_dict
+from pure_jax.config import ModelConfig, from_dict, pure_7b, tiny
 from pure_jax.errors import PureError
 from pure_jax.train.config import LanguageModelTrainConfig, LoraConfig, OptimiserConfig
+from pure_jax.train.recipes.changes import with_changes
 
 
 @dataclass(frozen=True)
@@ -101,11 +100,10 @@ LM_RECIPES: dict[str, Callable[[], LanguageModelRecipe]] = {
 def language_model_recipe(name: str, changes: Sequence[str] = ()) -> LanguageModelRecipe:
     """A recipe by its name, or from a JSON file as a run stores it, with some of its values changed.
 
-    changes: each PART.FIELD=VALUE, such as train.batch=64, train.optimiser.learning_rate=1e-4 or
-    model.transformer.num_layers=2; a value is JSON, or else text.
+    changes: see `with_changes`.
 
     Raises:
-        PureError: there is no such recipe or field, or a value that its configuration refuses.
+        PureError: there is no such recipe; what `with_changes` refuses.
     """
     if name in LM_RECIPES:
         recipe, where = LM_RECIPES[name](), f"the recipe {name}"
@@ -113,21 +111,4 @@ def language_model_recipe(name: str, changes: Sequence[str] = ()) -> LanguageMod
         recipe, where = from_dict(LanguageModelRecipe, read_json(Path(name)), name), name
     else:
         raise PureError(f"there is no recipe {name!r}; choose one of {', '.join(LM_RECIPES)}, or a .json file")
-    values = to_dict(recipe)
-    for change in changes:
-        path, equals, text = change.partition("=")
-        *parts, last = path.split(".")
-        own: Any = values
-        for part in parts:
-            own = own.get(part) if isinstance(own, dict) else None
-        if not equals or not isinstance(own, dict) or last not in own:
-            raise PureError(f"{where} has no value {path!r}; write PART.FIELD=VALUE, such as train.batch=64")
-        own[last] = _value(text)
-    return from_dict(LanguageModelRecipe, values, where) if changes else recipe
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    return with_changes(recipe, changes, where)

@@ -47,7 +47,7 @@ def test_the_8b_model_with_guidance_in_bfloat16():
     total, tokens = jax.eval_shape(partial(first_scales, nets), params, pixels)
     assert total.shape == (1, 128, 128, 14) and tokens.shape == (1, 520, 56)
     cache = jax.eval_shape(partial(prefill, nets), params, tokens, about)
-    assert cache.keys.shape == (40, 2, 28, 10_521, 128) and cache.keys.dtype == jnp.bfloat16
+    assert cache.keys.shape == (40, 2, 28, 10_528, 128) and cache.keys.dtype == jnp.bfloat16
     images, noise = jax.ShapeDtypeStruct((1,), "int32"), SeedNoise(jnp.uint32(0))
     for scale, side in list(enumerate(config.sides))[7:]:
         step = partial(write_scale, nets, config.sampling, scale)

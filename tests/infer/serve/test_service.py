@@ -35,6 +35,7 @@ from pure_jax.errors import PureError  # noqa: E402
 from pure_jax.infer.families import RESTORE_TILES  # noqa: E402
 from pure_jax.infer.restore import Restorer  # noqa: E402
 from pure_jax.infer.serve.command import Serve, address, listen  # noqa: E402
+from pure_jax.infer.serve.patience import impatient  # noqa: E402
 from pure_jax.infer.serve.service import service  # noqa: E402
 from pure_jax.infer.uploads import Limits  # noqa: E402
 from tests import toy  # noqa: E402
@@ -244,7 +245,9 @@ def running(restorer) -> Iterator[Callable[..., str]]:
     def start(**limits: Any) -> str:
         listening = listen("127.0.0.1", 0)
         app = service(restorer, "toy", Limits(**limits), ["127.0.0.1"])
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5))
+        http = impatient(Limits(**limits).upload_timeout)
+        config = uvicorn.Config(app, http=http, log_level="error", timeout_graceful_shutdown=5)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
 
@@ -289,6 +292,23 @@ def test_a_client_that_goes_frees_its_place(running, gate):
     until(lambda: taken(url) == 0)
     gate.open.set()
     assert httpx.post(f"{url}/restore?scale=1", content=photo()).status_code == 200
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /health HTTP/1.1\r\nHost: 127"], ids=["nothing", "half a header"])
+def test_who_does_not_say_what_it_wants_is_hung_up_on(running, begun):
+    url = running(upload_timeout=0.2)
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=SOON) as line:
+        whole = f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+        line.sendall(whole[:20])
+        line.sendall(whole[20:])  # in two parts, in time
+        assert line.recv(1000).startswith(b"HTTP/1.1 200")
+        line.sendall(begun)
+        while line.recv(1000):
+            pass  # until it is closed, or SOON is over
+    with socket.create_connection((host, int(port)), timeout=SOON) as line:
+        line.sendall(begun)
+        assert line.recv(1000) == b""
 
 
 def test_a_photo_that_does_not_arrive_is_408(running):
