@@ -114,7 +114,12 @@ def train_language_model(
     side = config.tile_size // config.vqgan.stride
     prompt_length = len(prompt_ids(tokenizer, vocabulary, np.zeros((side, side), np.int32)))
     model = {name: value for name, value in to_dict(config).items() if name != "sampling"}
-    about = {"model": model, "train": asdict(options), "thresholds": asdict(thresholds), "start": describe_start(start)}
+    about = {
+        "model": model,
+        "train": asdict(options),
+        "thresholds": thresholds.borders(),
+        "start": describe_start(start),
+    }
     batch_at: Callable[[int], Any] | Stream
     if isinstance(source, RecordBatches):
         rows = rows_needed(run.mesh, options.batch)

@@ -6,8 +6,9 @@ else can tell ("file").
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,14 @@ class Thresholds:
     kind: str
     blur: tuple[float, float]
     noise: tuple[float, float]
+    samples: int = field(default=0, compare=False)
+    """How many scores they are terciles of; 0 where nobody has said it."""
+    source: str = field(default="", compare=False)
+    """SHA-256 of what decided the records that were scored (their manifests), or "" for scores of another origin."""
+
+    def borders(self) -> dict[str, Any]:
+        """What decides an answer's words."""
+        return {"kind": self.kind, "blur": self.blur, "noise": self.noise}
 
 
 # Terciles of `blur_score` and `noise_score` (mean intensity 0.45) over 20,000 draws of the preset REAL_ESRGAN.
@@ -50,7 +59,7 @@ def terciles(kind: str, scores: np.ndarray) -> Thresholds:
     if not len(scores) or not np.isfinite(scores).all():
         raise PureError(f'there are no finite scores of the kind "{kind}"; choose another kind, or make them first')
     low, high = np.quantile(scores, [1 / 3, 2 / 3], axis=0).tolist()
-    return Thresholds(kind, blur=(low[0], high[0]), noise=(low[1], high[1]))
+    return Thresholds(kind, blur=(low[0], high[0]), noise=(low[1], high[1]), samples=len(scores))
 
 
 def save_thresholds(path: Path, thresholds: Thresholds) -> None:
@@ -63,8 +72,12 @@ def load_thresholds(path: Path) -> Thresholds:
     """Read what `save_thresholds` wrote. Raises PureError if that is not it."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return Thresholds(values["kind"], tuple(values["blur"]), tuple(values["noise"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        told: dict[str, Any] = {
+            "samples": int(values.get("samples", 0)),
+            "source": str(values.get("source", "")),
+        }  # not by older ones
+        return Thresholds(values["kind"], tuple(values["blur"]), tuple(values["noise"]), **told)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PureError(f"{path} cannot be read as level borders ({error}); remove it, or give another run") from error
 
 

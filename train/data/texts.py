@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import logging
 import math
@@ -18,7 +20,7 @@ from pure_jax.errors import PureError
 from pure_jax.sequence import LEVELS, degradation_sentence, encode_text, guiding_text, normalise_caption
 from pure_jax.train.config import TextConfig
 from pure_jax.train.data.labels import Thresholds, levels, terciles
-from pure_jax.train.data.records import Record, RecordSet, scores
+from pure_jax.train.data.records import Record, RecordSet, manifest_values, scores
 from pure_jax.vocabulary import IMAGE_PLACEHOLDER, Vocabulary
 
 if TYPE_CHECKING:
@@ -96,7 +98,9 @@ def find_thresholds(labels: str, sets: list[RecordSet], given: Scores | None) ->
         PureError: the records were made without twin measurement; no scores are given for "file".
     """
     if labels != "file":
-        return terciles(labels, np.concatenate([scores(found, labels) for found in sets]))
+        borders = terciles(labels, np.concatenate([scores(found, labels) for found in sets]))
+        manifests = json.dumps([manifest_values(found.manifest) for found in sets], sort_keys=True)
+        return dataclasses.replace(borders, source=hashlib.sha256(manifests.encode()).hexdigest())
     if not given:
         raise PureError("levels from a file need the file; give it with --scores")
     return terciles(labels, np.array(list(given.values())))

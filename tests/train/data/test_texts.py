@@ -13,7 +13,7 @@ import pytest
 from pure_jax.errors import PureError
 from pure_jax.sequence import answer_ids, guiding_text, parse_answer
 from pure_jax.train.config import TextConfig
-from pure_jax.train.data.labels import Thresholds, terciles
+from pure_jax.train.data.labels import Thresholds, load_thresholds, save_thresholds, terciles
 from pure_jax.train.data.records import open_records
 from pure_jax.train.data.texts import Texts, find_thresholds, read_captions_by_key, read_scores
 from tests.models import tiny_tokenizer
@@ -125,6 +125,14 @@ def test_thresholds_are_terciles(tmp_path):
     found = open_records(write_folder(tmp_path / "r", [9]))
     borders = find_thresholds("params", [found], None)
     assert borders == Thresholds("params", *[tuple(np.quantile(np.arange(9).repeat(2), [1 / 3, 2 / 3]))] * 2)
+    assert borders.samples == 18 and len(borders.source) == 64
+    other = open_records(write_folder(tmp_path / "other", [8]))
+    assert find_thresholds("params", [other], None).source != borders.source  # of other photos
+    save_thresholds(tmp_path / "thresholds.json", borders)
+    again = load_thresholds(tmp_path / "thresholds.json")
+    assert (again, again.samples, again.source) == (borders, 18, borders.source)
+    (tmp_path / "older.json").write_text(json.dumps(borders.borders()))
+    assert load_thresholds(tmp_path / "older.json") == borders
     with pytest.raises(PureError, match='no finite scores of the kind "twin"'):
         find_thresholds("twin", [found], None)
     with pytest.raises(PureError, match="give it with --scores"):
