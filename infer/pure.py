@@ -58,8 +58,8 @@ def restore_tiles(
         memory: see `pure_jax.infer.decoding.generate.generate`.
         faithful, decode, window, draft: see `pure_jax.infer.decoding.ways.way_of_decoding`.
         fast: decode in the fastest lossy way.
-        preview: is shown tiles with the low-quality picture's codes where none is written yet; by the ways that write
-            row by row: not by faithful, staggered or sjd_compat.
+        preview: is shown tiles with the low-quality picture's codes where none is written yet; not by faithful
+            or sjd_compat.
 
     Raises:
         PureError: what `generate` and `way_of_decoding` refuse.

@@ -143,7 +143,7 @@ class Job:
     """int32 [count, h, w]: codes of the low-quality pictures."""
     noise: Noise
     show: Show = unseen
-    """For whoever wants to watch; a way that writes in another order than row by row need not call it."""
+    """For whoever wants to watch; a way need not call it."""
     forced: np.ndarray | None = None
     """int32 [count, n]: tokens of each answer behind the prefix that are not the model's choice; FREE elsewhere."""
 

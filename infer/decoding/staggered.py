@@ -79,6 +79,10 @@ def decode_staggered(
     return lax.fori_loop(first, last, one, state)
 
 
+def _fetch(codes: Array, new: int, there: np.ndarray) -> np.ndarray:
+    return np.where(there, np.asarray(codes)[:new], -1)
+
+
 @dataclass(frozen=True)
 class Staggered:
     """lead: codes that a row is ahead of the one below, 1 or more; from w + 1 on the codes are those of the plain loop.
@@ -107,6 +111,8 @@ class Staggered:
                 state = decode_staggered(*static, lead, job.params, state, jnp.int32(first), jnp.int32(last))
                 jax.block_until_ready(state.codes)
                 on_codes((int(images[0]) * passes + last * new) * height * width // passes)
+                there = np.add.outer(lead * np.arange(height), np.arange(width)) < last
+                job.show(images[:new], float(there.mean()), partial(_fetch, state.codes, new, there))
             codes, entropy = np.asarray(state.codes), np.asarray(state.entropy)
             for i in range(new):
                 yield int(images[i]), Written(codes[i], entropy[i], texts[i], bool(opened[i]), passes)

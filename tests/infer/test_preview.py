@@ -45,6 +45,26 @@ def test_what_is_shown_is_what_is_written_in_the_end(decode, window):
     assert any(share < 1 for _, share, _ in seen)
 
 
+def test_rows_side_by_side_are_shown_as_far_as_each_is():
+    model = tiny_model(num_layers=1)
+    codes = np.random.default_rng(0).integers(0, model.config.vqgan.codebook_size, (3, 8, 8))
+    seen: list[tuple[np.ndarray, float, np.ndarray]] = []
+
+    def show(pictures: np.ndarray, share: float, fetch: Any) -> None:
+        seen.append((pictures.copy(), share, fetch()))
+
+    answers = generate(model, codes, decoding=way_of_decoding("staggered", None), batch=2, show=show)
+    final = np.stack([answer.codes for answer in answers])
+    for pictures, share, written in seen:
+        there = written >= 0
+        assert np.array_equal(written[there], final[pictures][there]) and there.mean() == share
+        lengths = there.sum(axis=2)
+        assert (np.diff(lengths, axis=1) <= 0).all()  # no row is ahead of the one above it
+        assert (there == (np.arange(8) < lengths[..., None])).all()
+    assert any(((0 < own) & (own < 8)).sum() > 1 for _, _, w in seen for own in (w >= 0).sum(axis=2))
+    assert sorted(place for pictures, share, _ in seen if share == 1.0 for place in pictures) == [0, 1, 2]
+
+
 def test_nothing_is_fetched_for_nobody():
     model = tiny_model(num_layers=1)
     codes = np.zeros((1, 8, 8), np.int32)
