@@ -9,7 +9,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from pure_jax.checkpoint import compute_dtype, demo_directory, open_checkpoint, place, with_precision
+from pure_jax.checkpoint import EMBEDDED, compute_dtype, demo_directory, open_checkpoint, place, with_precision
 from pure_jax.config import require_precision
 from pure_jax.convert.hub import download, is_hub_id
 from pure_jax.convert.layouts import layout_of
@@ -38,7 +38,8 @@ def load(
 
     Args:
         source: a model directory; a directory with a PyTorch model in Hugging Face's layout (PURE, Lumina-mGPT,
-            Chameleon); the id of one on the Hugging Face hub, "owner/name"; None means the embedded demo model.
+            Chameleon); the id of one on the Hugging Face hub, "owner/name"; "demo-nsarm", the embedded model of NSARM's
+            family; None means "demo", the embedded one of PURE's.
         dtype: the transformer's compute and parameter dtype; "auto" is float32 on CPU (where bfloat16 is slow) and
             bfloat16 elsewhere. The image tokenizer always runs in float32.
         scan_layers: scan over stacked layers or unroll them; None unrolls on CPU, where that decodes faster.
@@ -98,16 +99,22 @@ def open_model(path: Path, **options: Any) -> Upstream:
 
 
 def find(source: str | os.PathLike, revision: str | None = None) -> Path:
-    """A directory as it is; a hub id ("owner/name") downloaded, with a pinned or at least unmoved revision.
+    """A directory as it is; a model that ships with this package, by its name; a hub id ("owner/name") downloaded, with
+    a pinned or at least unmoved revision.
 
     Raises:
-        PureError: neither of both, or what `pure_jax.convert.hub.download` refuses.
+        PureError: none of these, or what `pure_jax.convert.hub.download` refuses.
     """
     path = Path(source)
+    if not path.is_dir() and str(source) in EMBEDDED:
+        path = demo_directory(str(source))
     if path.is_dir():
         if revision is not None:
             raise PureError(f"{path} is a directory, which has no revisions; leave revision out")
         return path
     if is_hub_id(str(source)):
         return download(str(source), revision)
-    raise PureError(f"{source} is not a model directory: there is no such directory, and it is no hub id (owner/name)")
+    raise PureError(
+        f"{source} is not a model directory: there is no such directory, and it is no hub id (owner/name) and none of "
+        f"{', '.join(EMBEDDED)}"
+    )

@@ -42,7 +42,7 @@ class Restore:
     the result's name, which ends in .png, .jpg, .webp, .avif or .tif; by default IN-restored.png beside the input.
     "-" stands for standard input and output. Or folders, photos and 'patterns*', and last the folder for results."""
     model: Path | None = None
-    """Model directory; by default the embedded demo model."""
+    """Model directory, hub id, or demo-nsarm, which ships with this package like the default, demo."""
     scale: float | None = None
     """The result's side over the input's, 1 to 16, by default 4."""
     width: int | None = None

@@ -76,9 +76,13 @@ class Checkpoint:
     """README.md's text."""
 
 
-def demo_directory() -> Path:
-    """Where the embedded demo model lies."""
-    return Path(str(files("pure_jax") / "assets" / "demo"))
+EMBEDDED = ("demo", "demo-nsarm")
+"""Names of the models that ship with this package: one for each family."""
+
+
+def demo_directory(name: str = EMBEDDED[0]) -> Path:
+    """Where an embedded demo model lies."""
+    return Path(str(files("pure_jax") / "assets" / name))
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ SHEETS: dict[str, list[str]] = {
     "strength": ["--strength 0.3", "--strength 0.6"],
     "colour-fix": ["--colour-fix none", "--colour-fix adain", "--colour-fix adain+wavelet", "--colour-fix lab"],
     "seed": ["--seed 1", "--seed 2", "--candidates 4"],
+    "model": ["--model demo-nsarm", "--model demo-nsarm --temperature 0.5"],
     "ways": ["--fast", "--weights int8 --cache int8", "--overlap 0"],
 }
 

@@ -15,7 +15,7 @@ class App:
     """Restore photos on a page in the browser: drop one, watch its rows appear, compare."""
 
     model: Path | None = None
-    """Model directory; by default the embedded demo model."""
+    """Model directory, hub id, or demo-nsarm, which ships with this package like the default, demo."""
     host: str = "127.0.0.1"
     """Address to listen at; by default only this machine is served. There is no password: whoever reaches it may use
     it."""

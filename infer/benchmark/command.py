@@ -16,7 +16,7 @@ class Benchmark:
     """Measure how fast pictures are written here, against what this machine's memory allows."""
 
     model: Path | None = None
-    """Model directory; by default the embedded demo model."""
+    """Model directory, hub id, or demo-nsarm, which ships with this package like the default, demo."""
     config: Literal["pure_7b", "300m", "demo", "tiny", "nsarm_8b", "nsarm_2b", "nsarm_tiny"] | None = None
     """Instead of a model: its sizes alone, with random weights made on the device. Of NSARM's, each part and scale is
     timed; --precisions, --batches, --budget and --out have a meaning then."""

@@ -22,7 +22,7 @@ class Doctor:
     scale: float = 4.0
     """The result's side over the photo's, 1 to 16."""
     model: Path | None = None
-    """Model directory or hub id; by default the embedded demo model."""
+    """Model directory, hub id, or demo-nsarm, which ships with this package like the default, demo."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """As in `pure restore`."""
     models: tuple[Path, ...] = ()

@@ -1,4 +1,4 @@
-"""Which models are on this machine: the embedded one, the hub's cache, and folders that somebody names."""
+"""Which models are on this machine: the embedded ones, the hub's cache, and folders that somebody names."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pure_jax.checkpoint import demo_directory
+from pure_jax.checkpoint import EMBEDDED, demo_directory
 from pure_jax.errors import PureError
 from pure_jax.families import FAMILIES
 
-DEMO = "demo"
 HOW_TO_GET_ONE = (
     "get a model from the hub by its name (`pure restore photo.jpg --model OWNER/NAME`), convert PyTorch files "
     "(`pure convert SRC DST`), or train one (`pure train demo`)"
@@ -21,7 +20,7 @@ HOW_TO_GET_ONE = (
 
 @dataclass(frozen=True)
 class FoundModel:
-    """name: what --model takes, or "demo" for the one that is taken without it. where: "embedded", "hub cache" or
+    """name: what --model takes. where: "embedded", "hub cache" or
     "folder". parameters: of all its networks. size: bytes of its files. tile: side in pixels."""
 
     name: str
@@ -44,7 +43,7 @@ def find_models(load_config: Callable[[Any], Any], folders: Sequence[Path] = ())
     for folder in folders:
         if not folder.is_dir():
             raise PureError(f"{str(folder)!r} is no folder; name one that holds models")
-    places = [(DEMO, "embedded", demo_directory()), *_in_hub_cache()]
+    places = [*((name, "embedded", demo_directory(name)) for name in EMBEDDED), *_in_hub_cache()]
     for folder in folders:
         inside = sorted(path.parent for path in folder.glob("*/config.json"))
         places += [(str(path), "folder", path) for path in ([folder] if _may_be(folder) else inside)]

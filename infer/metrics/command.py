@@ -20,7 +20,7 @@ class Evaluate:
     pairs: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder with lq/NAME.png and, for the full-reference metrics, gt/NAME.png (see `pure degrade`)."""
     model: Path | None = None
-    """Model directory; by default the embedded demo model."""
+    """Model directory, hub id, or demo-nsarm, which ships with this package like the default, demo."""
     scale: int = 4
     """The ground truths' sides over those of the low-quality pictures."""
     seed: int = 0

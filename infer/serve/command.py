@@ -19,7 +19,7 @@ class Serve:
     """Restore photos over HTTP: POST one to /restore; /docs describes it all."""
 
     model: Path | None = None
-    """Model directory; by default the embedded demo model."""
+    """Model directory, hub id, or demo-nsarm, which ships with this package like the default, demo."""
     host: str = "127.0.0.1"
     """Address to listen at; by default only this machine is served. There is no password: whoever reaches it may use
     it."""

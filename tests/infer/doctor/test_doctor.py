@@ -52,13 +52,14 @@ def test_models_are_found_in_folders_and_in_the_hubs_cache(album, monkeypatch):
     revision = SimpleNamespace(snapshot_path=album / "tiny")
     cache = [SimpleNamespace(repo_id="someone/tiny", revisions=[revision])]
     monkeypatch.setattr("huggingface_hub.scan_cache_dir", lambda: SimpleNamespace(repos=cache))
-    demo, cached, found = find_models(pure_jax.load_config, [album])
+    demo, second, cached, found = find_models(pure_jax.load_config, [album])
+    assert (second.name, second.where, second.family) == ("demo-nsarm", "embedded", "nsarm")
     assert (demo.name, demo.where, cached.name, cached.where) == ("demo", "embedded", "someone/tiny", "hub cache")
     assert (found.name, found.family, found.tile) == (str(album / "tiny"), "pure", 32)
     leaves = (leaf for part in tiny_model(num_layers=1).params.values() for leaf in _leaves(part))
     assert found.parameters == sum(leaf.size for leaf in leaves)
     assert found.size == sum(file.stat().st_size for file in (album / "tiny").iterdir())
-    assert [model.name for model in find_models(pure_jax.load_config, [album / "tiny"])][2:] == [str(album / "tiny")]
+    assert [model.name for model in find_models(pure_jax.load_config, [album / "tiny"])][3:] == [str(album / "tiny")]
 
 
 def _leaves(tree):
@@ -67,10 +68,11 @@ def _leaves(tree):
 
 def test_the_list_says_how_to_get_more(pure, album, monkeypatch):
     monkeypatch.chdir(album)
-    demo, tiny, more = pure("models").splitlines()
+    demo, _, tiny, more = pure("models").splitlines()
     assert demo.startswith("model: demo (embedded, pure, 5.2 M parameters") and tiny.startswith("model: tiny (folder")
     assert "pure convert" in more
-    assert [row["name"] for row in json.loads(pure("models", album, "--json"))] == ["demo", str(album / "tiny")]
+    names = [row["name"] for row in json.loads(pure("models", album, "--json"))]
+    assert names == ["demo", "demo-nsarm", str(album / "tiny")]
 
 
 def test_the_object_has_what_its_help_names(pure, album, monkeypatch):
@@ -79,7 +81,7 @@ def test_the_object_has_what_its_help_names(pure, album, monkeypatch):
     found = json.loads(pure("doctor", *words, "--json", "--quiet"))
     assert set(found) == {"versions", "extras", "devices", "model", "memory", "models", "troubles", "time"}
     assert found["versions"]["pure-jax"] == pure_jax.__version__
-    assert [row["where"] for row in found["models"]] == ["embedded", "folder"]
+    assert [row["where"] for row in found["models"]] == ["embedded", "embedded", "folder"]
     time = found["time"]
     assert (time["width"], time["height"], time["tiles"], time["measured"]) == (20, 16, 1, 1.0)
     assert time["seconds"] == pytest.approx(sum(time["stages"].values())) and time["stages"]["start and load"] > 0
