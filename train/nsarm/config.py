@@ -20,6 +20,7 @@ MAP_LOSSES = ("squares", "bits")
 DEGRADATIONS = ("real-esrgan", "mild", "light")
 """Names of `pure_jax.train.data.degradation.PRESETS`; light is one stage of Real-ESRGAN's."""
 REGION = (1, 16)
+REDUCTION = (1, 16)
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,9 @@ class MapTrainConfig:
     """squares: mean squared error of the residuals; bits: logistic loss of their signs, all that is used of them."""
     degradation: str = "real-esrgan"
     """real-esrgan, mild or light."""
+    reduction: int = 4
+    """A photo's side over that of its degraded copy, which is enlarged, as at inference, where the model's low-quality
+    tiles are larger: a multiple of the model's magnification."""
     sharpen: bool = True
     """Sharpen the photo before it is degraded; what is to be restored stays as it is."""
     region: int = 1
@@ -78,7 +82,7 @@ class MapTrainConfig:
     )
 
     def __post_init__(self) -> None:
-        require(self, **RUN, muon=MUON, region=REGION)
+        require(self, **RUN, muon=MUON, region=REGION, reduction=REDUCTION)
         require_parts(self.batch, self.accumulate)
         _one_of("loss", self.loss, MAP_LOSSES)
         _one_of("degradation", self.degradation, DEGRADATIONS)
@@ -113,6 +117,8 @@ class ScalesTrainConfig:
     """Let the loss reach the map network, through the quantiser."""
     degradation: str = "real-esrgan"
     """As in stage 1."""
+    reduction: int = 4
+    """As in stage 1."""
     sharpen: bool = True
     """As in stage 1."""
     region: int = 1
@@ -133,7 +139,16 @@ class ScalesTrainConfig:
     )
 
     def __post_init__(self) -> None:
-        require(self, **RUN, hidden_share=SHARE, largest_flip=(0.0, 0.5), ema_decay=SHARE, muon=MUON, region=REGION)
+        require(
+            self,
+            **RUN,
+            hidden_share=SHARE,
+            largest_flip=(0.0, 0.5),
+            ema_decay=SHARE,
+            muon=MUON,
+            region=REGION,
+            reduction=REDUCTION,
+        )
         require_parts(self.batch, self.accumulate)
         _one_of("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         _one_of("degradation", self.degradation, DEGRADATIONS)

@@ -10,6 +10,7 @@ import numpy as np
 from einops import rearrange
 from PIL import Image
 
+from pure_jax.infer.pictures.enlarge import enlarge
 from pure_jax.nsarm.config import NsarmConfig
 from pure_jax.train.data.degradation import PRESETS, degrade
 from pure_jax.train.data.photos import Photo, random_crop
@@ -51,9 +52,8 @@ def pairs_at(
     for region in wanted:
         rng = np.random.default_rng([options.seed, step, region])
         photo, index = random_crop(photos, options.region * side, rng)
-        lq, _ = degrade(
-            photo.astype(np.float32) / 255, degradation, int(rng.integers(2**31)), scale=config.magnification
-        )
+        lq, _ = degrade(photo.astype(np.float32) / 255, degradation, int(rng.integers(2**31)), scale=options.reduction)
+        lq = enlarge(lq, *[options.region * config.low_quality_size] * 2)
         own = slice(region * per_region, (region + 1) * per_region)
         shown[own] = index
         for tiles, image in ((low, lq), (high, photo)):

@@ -99,6 +99,11 @@ def _train(
     about: Mapping[str, Any] | None,
 ) -> bool:
     rows = rows_needed(run.mesh, options.batch)
+    if options.reduction % config.magnification or config.tile_size % options.reduction:
+        raise PureError(
+            f"reduction is {options.reduction}, but it must be a multiple of {config.magnification}, the model's "
+            f"magnification, and divide its tiles of {config.tile_size} pixels"
+        )
     with run.held({"model": to_dict(config), "train": asdict(options), **(about or {})}):
         state = _state(config, options, begun, run)
         shardings = None if run.mesh is None else state_shardings(run.mesh, state, NAMED)

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,19 @@ def test_captions_stand_beside_their_photos_and_the_prompt_where_there_is_none(m
     assert plain.told is None
     with pytest.raises(PureError, match=r"^a\.png: the caption has 18 tokens"):
         captions_of([photo("a", "a cat " * 8 + "a")], model.tokenizer, model.config)
+
+
+def test_a_photo_is_reduced_further_than_the_model_magnifies(model):
+    """Its degraded copy is enlarged to the size of the model's low-quality tiles, as photos are that it restores."""
+    half = dataclasses.replace(model.config, map_network=dataclasses.replace(model.config.map_network, latent_side=8))
+    assert half.magnification == 2
+    photos, options = [photo("a", "")], MapTrainConfig(batch=2, region=1, sharpen=False)
+    whole, larger = (pairs_at(photos, config, options, 0) for config in (model.config, half))
+    np.testing.assert_array_equal(whole.high, larger.high)
+    for small, wide in zip(whole.low, larger.low, strict=True):
+        np.testing.assert_array_equal(Image.fromarray(small).resize((16, 16), Image.Resampling.BICUBIC), wide)
+    with pytest.raises(PureError, match="reduction is 3, but it must be a multiple of 4"):
+        train_map(photos, model.config, MapTrainConfig(batch=1, reduction=3), {}, Run(Path("nowhere")))
 
 
 def test_only_the_wanted_rows_are_made(model):
