@@ -100,17 +100,18 @@ def spread(mesh: Mesh, batch: Any) -> Any:
     return jax.tree.map(put, batch)
 
 
-def require_divided(mesh: Mesh, batch: int) -> None:
-    """Raise PureError unless the batch can be split over the mesh."""
+def require_divided(mesh: Mesh, batch: int, accumulate: int = 1) -> None:
+    """Raise PureError unless the batch, or each of its `accumulate` parts, can be split over the mesh."""
     parts = int(np.prod([mesh.shape[axis] for axis in ROWS]))
-    if batch % parts:
-        raise PureError(f"a batch of {batch} cannot be split over {parts} devices; choose a multiple of them")
+    if batch // accumulate % parts:
+        what = f"a batch of {batch}" if accumulate == 1 else f"a batch of {batch} in {accumulate} parts"
+        raise PureError(f"{what} cannot be split over {parts} devices (data x fsdp); choose a multiple of them")
 
 
-def rows_needed(mesh: Mesh | None, batch: int) -> list[int]:
+def rows_needed(mesh: Mesh | None, batch: int, accumulate: int = 1) -> list[int]:
     """The rows of a batch that devices of this process take, see `spread`, and what it raises; all without a mesh."""
     if mesh is None:
         return list(range(batch))
-    require_divided(mesh, batch)
+    require_divided(mesh, batch, accumulate)
     parts = NamedSharding(mesh, PartitionSpec(ROWS)).addressable_devices_indices_map((batch,)).values()
     return sorted({row for part in parts if part is not None for row in range(*part[0].indices(batch))})

@@ -122,7 +122,7 @@ def train_language_model(
     }
     batch_at: Callable[[int], Any] | Stream
     if isinstance(source, RecordBatches):
-        rows = rows_needed(run.mesh, options.batch)
+        rows = rows_needed(run.mesh, options.batch, options.accumulate)
         batch_at = source.stream(config, options, tokenizer, vocabulary, codebook, rows)
         about["records"] = source.about()
     else:

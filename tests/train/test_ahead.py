@@ -71,7 +71,7 @@ def test_the_step_of_lora_is_lowered_with_its_frozen_base_as_an_argument():
 
 @compiler
 @pytest.mark.slow
-def test_nsarms_step_and_passes_compile_and_the_cache_is_not_copied():
+def test_nsarms_step_and_passes_compile_and_the_cache_is_given_away():
     run = pure("--topology", "v5e:2x2", "--mesh", "fsdp=2,tensor=2", "--recipe", "nsarm_tiny", "--json")
     assert run.returncode == 0, run.stderr[-2000:]
     step, prefill, scale = json.loads(run.stdout)["programs"]
@@ -106,6 +106,7 @@ def test_what_no_slice_has_is_one_sentence():
     for arguments, words in [
         (["--topology", "v5e:3x7"], "there is no TPU slice 'v5e:3x7'"),
         (["--topology", "v5e:2x2"], "the mesh fsdp=128 has 128 devices, but the slice has 4"),
+        (["--topology", "v5e:2x2", "--recipe", "nsarm_9b"], "choose one of pure_7b"),
         (["--topology", "v5e:2x2", "--mesh", "fsdp=4", "--set", "train.batch=6"], "cannot be split over 4 devices"),
     ]:
         run = pure(*arguments)

@@ -40,10 +40,13 @@ class Compile:
             raise PureError(f"pictures is {self.pictures}, but it must be 1 or more")
         prepare()
         from pure_jax.train.ahead.compilation import compile_for, text_of
-        from pure_jax.train.recipes.language_model import language_model_recipe
+        from pure_jax.train.recipes.language_model import LM_RECIPES, language_model_recipe
         from pure_jax.train.recipes.scales import SCALES_RECIPES, scales_recipe
         from pure_jax.train.sharding import mesh_sizes
 
+        known = (*LM_RECIPES, *SCALES_RECIPES)
+        if self.recipe not in known and not self.recipe.endswith(".json"):
+            raise PureError(f"there is no recipe {self.recipe!r}; choose one of {', '.join(known)}, or a .json file")
         named = scales_recipe if self.recipe in SCALES_RECIPES else language_model_recipe
         recipe: Any = named(self.recipe, self.set)
         mesh = self.mesh or recipe.mesh

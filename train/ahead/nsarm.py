@@ -37,7 +37,7 @@ def lower_scales_step(config: NsarmConfig, options: ScalesTrainConfig, mesh: Mes
         PureError: the batch, heads or a parameter cannot be split over the mesh.
     """
     require_heads(config, mesh)
-    require_divided(mesh, options.batch // options.accumulate)
+    require_divided(mesh, options.batch, options.accumulate)
     params = {name: _shapes(config, name) for name in ("transformer", "map_network")}
     state = jax.eval_shape(partial(steps.init_state, options=options), params)
     shardings = state_shardings(mesh, state, NAMED)

@@ -23,7 +23,7 @@ from pure_jax.pure import parameter_shapes
 from pure_jax.sharding import MESH_AXES, parameter_sharding
 from pure_jax.train.config import LanguageModelTrainConfig, LoraConfig
 from pure_jax.train.language_model import adapted_state, init_state, make_step
-from pure_jax.train.sharding import ROWS, mesh_sizes, state_shardings
+from pure_jax.train.sharding import ROWS, mesh_sizes, require_divided, state_shardings
 from pure_jax.transformer import Transformer
 
 TEXT_TOKENS = 128
@@ -65,12 +65,7 @@ def lower_train_step(config: ModelConfig, train: LanguageModelTrainConfig, mesh:
     Raises:
         PureError: the batch or a parameter cannot be split over the mesh.
     """
-    parts = int(np.prod([mesh.shape[axis] for axis in ROWS]))
-    if (train.batch // train.accumulate) % parts:
-        raise PureError(
-            f"a batch of {train.batch // train.accumulate} cannot be split over {parts} devices (data x fsdp); choose "
-            "a multiple of them"
-        )
+    require_divided(mesh, train.batch, train.accumulate)
     vocabulary = bare_vocabulary(config)
     codebook = jax.ShapeDtypeStruct((config.vqgan.codebook_size, config.vqgan.codebook_dim), jnp.float32)
     whole = dataclasses.replace(train, lora=LoraConfig())

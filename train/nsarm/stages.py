@@ -98,7 +98,7 @@ def _train(
     run: Run,
     about: Mapping[str, Any] | None,
 ) -> bool:
-    rows = rows_needed(run.mesh, options.batch)
+    rows = rows_needed(run.mesh, options.batch, options.accumulate)
     if options.reduction % config.magnification or config.tile_size % options.reduction:
         raise PureError(
             f"reduction is {options.reduction}, but it must be a multiple of {config.magnification}, the model's "

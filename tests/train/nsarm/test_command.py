@@ -167,6 +167,9 @@ def test_a_batch_that_the_mesh_does_not_divide_is_one_sentence_and_leaves_nothin
     run = Run(tmp_path / "run", mesh=mesh)
     with pytest.raises(PureError, match="a batch of 6 cannot be split over 8 devices"):
         train_map([photo("a", "")], model.config, MapTrainConfig(batch=6), {"vae": model.params["vae"]}, run)
+    with pytest.raises(PureError, match="a batch of 16 in 4 parts cannot be split over 8 devices"):
+        options = MapTrainConfig(batch=16, accumulate=4)
+        train_map([photo("a", "")], model.config, options, {"vae": model.params["vae"]}, run)
     assert not run.out.exists()
 
 
