@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pure_jax.infer.pictures.tiles import TilePlan, blend
+from pure_jax.infer.pictures.finishing import finished
+from pure_jax.infer.pictures.tiles import TilePlan
 
 REST = 4.0
 """How many times as long as a preview took no other one is made."""
@@ -16,20 +17,22 @@ REST = 4.0
 class Canvas:
     """Begins with the enlarged photo's tiles; tiles that are being written take their places now and then.
 
-    tiles: uint8 [n, tile, tile, 3], as `plan` cuts them. fix: of the colours. show: gets uint8 [H, W, 3].
+    tiles: uint8 [n, tile, tile, 3], as `plan` cuts them out of the photo, uint8 [H, W, 3]. colour_fix: one of
+    `pure_jax.config.COLOUR_FIXES`. show: gets uint8 [H, W, 3].
     """
 
     def __init__(
         self,
         tiles: np.ndarray,
         plan: TilePlan,
-        fix: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        photo: np.ndarray,
+        colour_fix: str,
         show: Callable[[np.ndarray], None],
     ) -> None:
         self._tiles = tiles.copy()
         self._plan = plan
-        self._fix = fix
-        self._source = blend(tiles, plan) / 255.0
+        self._photo = photo
+        self._colour_fix = colour_fix
         self._show = show
         self._rests_until = 0.0
 
@@ -42,11 +45,13 @@ class Canvas:
         began = time.monotonic()
         if share < 1.0 and began < self._rests_until:
             return
-        tiles = make()
+        made = make()
         own = numbers[places]
         here = own < len(self._tiles)
-        self._tiles[own[here]] = tiles[here]
-        image = self._fix(blend(self._tiles, self._plan) / 255.0, self._source)
-        self._show((np.clip(image, 0, 1) * 255).round().astype(np.uint8))
+        self._tiles[own[here]] = made[here]
+        photo = self._photo
+        tiles = list(self._tiles)
+        image, _ = finished(tiles, self._plan, lambda first, behind: photo[first:behind], self._colour_fix)
+        self._show(image)
         now = time.monotonic()
         self._rests_until = now + REST * (now - began)

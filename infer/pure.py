@@ -177,11 +177,14 @@ def _in_parts(
         parts = -(-len(array) // most)
         length = -(-len(array) // parts)
         places = np.minimum(np.arange(parts * length), len(array) - 1).reshape(parts, length)
-        results: list[np.ndarray] = []
-        for part in places:
-            on_part(len(results) * length)
-            results.append(apply(array[part]))
-        return np.concatenate(results)[: len(array)]
+        for number, part in enumerate(places):
+            on_part(number * length)
+            own = apply(array[part])
+            if number == 0:  # filled part by part, as a list to be joined would take the memory twice
+                results = np.empty((len(array), *own.shape[1:]), own.dtype)
+            begin = number * length
+            results[begin : begin + length] = own[: len(array) - begin]
+        return results
 
     return with_halved_batches(run, min(VQGAN_BATCH, len(array)), "free some of it, or try --device cpu")
 

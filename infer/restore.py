@@ -18,8 +18,9 @@ from pure_jax.infer.contract import Progress, RestoredTile, RestoredTiles, check
 from pure_jax.infer.control.guidance import once, vote
 from pure_jax.infer.control.sentinels import watch
 from pure_jax.infer.families import RESTORE_TILES
-from pure_jax.infer.pictures.colour import COLOUR_FIXES, mix
+from pure_jax.infer.pictures.colour import COLOUR_FIXES
 from pure_jax.infer.pictures.enlarge import enlarge, enlarge_fine, fill_hidden
+from pure_jax.infer.pictures.finishing import Rows, finished
 from pure_jax.infer.pictures.picture import MAX_PIXELS, Picture, to_image
 from pure_jax.infer.pictures.reading import Photo, as_picture
 from pure_jax.infer.pictures.sizing import MAX_SCALE
@@ -71,7 +72,7 @@ class Restorer:
         """Where the tiles of the enlarged picture lie.
 
         Raises:
-            PureError: scale outside 1 ... 16, a result over 64 million pixels, or an overlap over half a tile.
+            PureError: scale outside 1 ... 16, a result over 100 million pixels, or an overlap over half a tile.
         """
         width, height = output_size(picture, scale)
         config = self.model.config
@@ -148,9 +149,9 @@ class Restorer:
 
         shown = tiles_of(1)
         tiles = shown if config.magnification == 1 else tiles_of(config.magnification)
-        flat = (shown == shown[:, :1, :1]).all(axis=(1, 2, 3))
+        flat = np.array([(tile == tile[:1, :1]).all() for tile in shown])
         if preview is not None and "preview" in inspect.signature(restore_tiles).parameters:
-            canvas = Canvas(shown[: len(plan.corners)], plan, COLOUR_FIXES[fix], preview)
+            canvas = Canvas(shown[: len(plan.corners)], plan, enlarge(sources[0], height, width), fix, preview)
             options["preview"] = partial(canvas.update, np.flatnonzero(~flat))
         if "ask" in options:  # tiles that are drawn again need the answer once more
             options["ask"] = once(options["ask"])
@@ -161,7 +162,8 @@ class Restorer:
             if unchecked or self.unchecked:
                 return first
             again = partial(restore_some, **_once_more(options, first))
-            watched = watch(first, shown[~flat], lambda some, seed: again(tiles[some], seed=seed), seed)
+            seen = [shown[place] for place in np.flatnonzero(~flat)]
+            watched = watch(first, seen, lambda some, seed: again(tiles[some], seed=seed), seed)
             if watched is not first and "preview" in options:
                 whole = np.arange(len(tiles))
                 options["preview"](whole, 1.0, lambda: np.stack([tile.image for tile in watched.tiles]))
@@ -170,25 +172,19 @@ class Restorer:
         all_tiles, remarks = _pass_flat_tiles_through(restore_rest, tiles, shown, flat, config.stride)
         progress("blend", 0, 0)
         count = len(plan.corners)
-        merged = [_merge(all_tiles[i * count : (i + 1) * count], plan) for i in range(len(sources))]
-        references = [enlarge(source, height, width) for source in sources]
-        if picture.fine is not None:
-            fine = picture.fine if picture.alpha is None else fill_hidden(picture.fine, picture.alpha)
-            references[0] = enlarge_fine(fine, height, width)
-        restored = [
-            mix(COLOUR_FIXES[fix](image, reference), reference, strength)
-            for image, reference in zip(merged, references, strict=True)
-        ]
-        rgb, *rest = ((image * 255).round().astype(np.uint8) for image in restored)
-        samples = None if picture.fine is None else (restored[0] * 65_535).round().astype(np.uint16)
+        colours, transparency = all_tiles[:count], all_tiles[count:]
+        source = _enlarged_rows(sources[0], picture, height, width)
+        rgb, fine = finished(_images(colours), plan, source, fix, strength, deep=picture.fine is not None)
         opacity = None
-        if picture.alpha is not None:
-            opacity = rest[0][..., 1] if rest else enlarge(picture.alpha, height, width)
-        colours = all_tiles[:count]
+        if transparency:
+            source = _enlarged_rows(sources[1], None, height, width)
+            opacity = finished(_images(transparency), plan, source, fix, strength)[0][..., 1]
+        elif picture.alpha is not None:
+            opacity = enlarge(picture.alpha, height, width)
         texts = [tile.text for tile in colours]
         degradation, description = vote(texts)
         return Restoration(
-            picture=replace(picture, rgb=rgb, alpha=opacity, fine=samples, remarks=()),
+            picture=replace(picture, rgb=rgb, alpha=opacity, fine=fine, remarks=()),
             degradation=degradation,
             description=description,
             entropy=blend((tile.entropy for tile in colours), plan.scaled_down(config.stride)),
@@ -202,7 +198,7 @@ def output_size(picture: Picture, scale: float) -> tuple[int, int]:
     """(width, height) of the result: each side times the scale, rounded half to even.
 
     Raises:
-        PureError: scale outside 1 ... 16, or a result over 64 million pixels.
+        PureError: scale outside 1 ... 16, or a result over 100 million pixels.
     """
     if not 1.0 <= scale <= MAX_SCALE:  # so NaN ends here too
         raise PureError(f"the scale is {scale}, but it must lie in 1 ... {MAX_SCALE:g}")
@@ -249,6 +245,14 @@ def _once_more(options: Mapping[str, Any], first: RestoredTiles) -> dict[str, An
     return again
 
 
-def _merge(tiles: list[RestoredTile], plan: TilePlan) -> np.ndarray:
-    """float32 [H, W, 3] in [0, 1]."""
-    return blend((tile.image for tile in tiles), plan) / 255.0
+def _images(tiles: list[RestoredTile]) -> list[np.ndarray]:
+    return [tile.image for tile in tiles]
+
+
+def _enlarged_rows(source: np.ndarray, picture: Picture | None, height: int, width: int) -> Rows:
+    """Rows of what is enlarged: the source, uint8 [h, w, 3], or the picture's 16 bits a channel where it has them."""
+    if picture is None or picture.fine is None:
+        large = enlarge(source, height, width)
+        return lambda first, behind: large[first:behind]
+    fine = picture.fine if picture.alpha is None else fill_hidden(picture.fine, picture.alpha)
+    return lambda first, behind: enlarge_fine(fine, height, width, (first, behind))

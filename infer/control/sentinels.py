@@ -6,7 +6,7 @@ a wrong picture does. The limits are far below what good tiles have; docs/contro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -44,7 +44,7 @@ def fault(tile: RestoredTile, shown: np.ndarray) -> str | None:
     return None
 
 
-def watch(first: RestoredTiles, shown: np.ndarray, again: Restore, seed: int) -> RestoredTiles:
+def watch(first: RestoredTiles, shown: Sequence[np.ndarray], again: Restore, seed: int) -> RestoredTiles:
     """The restored tiles; those with a fault drawn once more, with the next seed.
 
     The next seed is (seed + 1) modulo 2**32, and the tiles are numbered anew for it, in their order, as noise depends
@@ -53,7 +53,7 @@ def watch(first: RestoredTiles, shown: np.ndarray, again: Restore, seed: int) ->
 
     Args:
         first: restored with `seed`.
-        shown: uint8 [n, tile, tile, 3], the photo in their places.
+        shown: uint8 [tile, tile, 3] for each, the photo in their places.
         again: restores some of them.
     """
     faults = _faults(first.tiles, shown, range(len(shown)))
@@ -77,7 +77,7 @@ def watch(first: RestoredTiles, shown: np.ndarray, again: Restore, seed: int) ->
     return RestoredTiles(tiles, remarks)
 
 
-def _faults(tiles: list[RestoredTile], shown: np.ndarray, places: Iterable[int]) -> dict[int, str]:
+def _faults(tiles: list[RestoredTile], shown: Sequence[np.ndarray], places: Iterable[int]) -> dict[int, str]:
     """The faults of the tiles in these places, by place."""
     found = {place: fault(tiles[place], shown[place]) for place in places}
     return {place: why for place, why in found.items() if why is not None}

@@ -12,10 +12,10 @@ import numpy as np
 
 from pure_jax.infer.contract import Progress, silent
 from pure_jax.infer.families import RESTORE_TILES, TILES_TOGETHER
-from pure_jax.infer.pictures.colour import COLOUR_FIXES
 from pure_jax.infer.pictures.enlarge import enlarge, fill_hidden
+from pure_jax.infer.pictures.finishing import finished
 from pure_jax.infer.pictures.picture import Picture, to_image
-from pure_jax.infer.pictures.tiles import blend, cut
+from pure_jax.infer.pictures.tiles import cut
 from pure_jax.infer.restore import Restorer
 from pure_jax.infer.stages import StageClock
 
@@ -99,11 +99,9 @@ def forecast(
         stages["decode"] = decoding * each
 
     began = time.perf_counter()
-    blended = blend(shown, plan) / 255.0
-    fixed = COLOUR_FIXES[config.colour_fix](blended, large)
+    rgb, _ = finished(list(shown), plan, lambda first, behind: large[first:behind], config.colour_fix)
     stages["blend"] = time.perf_counter() - began
     began = time.perf_counter()
-    rgb = (fixed * 255).round().astype(np.uint8)
     to_image(Picture(rgb, grey=picture.grey)).save(io.BytesIO(), "PNG")
     stages["write file"] = time.perf_counter() - began
     height, width = picture.rgb.shape[:2]

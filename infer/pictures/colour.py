@@ -1,15 +1,43 @@
 """Colour fixes: give a restored picture the colours of its low-quality source while keeping the new detail.
 
-Both act on encoded RGB and change no pixel's neighbourhood relation beyond what their statistics say.
+All act on encoded RGB and change no pixel's neighbourhood relation beyond what their statistics say. A picture can be
+corrected in strips of rows: with what was measured of the whole before, and with `reach` rows more on either side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 WAVELET_LEVELS = 5
+
+
+class Moments(NamedTuple):
+    """Of each channel of a picture: float64 [3]."""
+
+    pixels: int
+    mean: np.ndarray
+    squares: np.ndarray
+    """The sum of the squared deviations from the mean."""
+
+    def joined(self, other: Moments) -> Moments:
+        """Of two parts of a picture together (Chan, Golub and LeVeque 1979)."""
+        pixels = self.pixels + other.pixels
+        gap = other.mean - self.mean
+        squares = self.squares + other.squares + gap**2 * (self.pixels * other.pixels / pixels)
+        return Moments(pixels, self.mean + gap * (other.pixels / pixels), squares)
+
+
+Measured = tuple[Moments, Moments]
+"""Of the image and its source."""
+
+
+def joined(one: Measured, other: Measured) -> Measured:
+    """Of two parts of an image and its source together."""
+    return one[0].joined(other[0]), one[1].joined(other[1])
 
 
 def wavelet_fix(image: np.ndarray, source: np.ndarray) -> np.ndarray:
@@ -38,16 +66,15 @@ def high_band(image: np.ndarray, levels: int = WAVELET_LEVELS) -> np.ndarray:
     return image - low_band(image, levels)
 
 
-def adain_fix(image: np.ndarray, source: np.ndarray) -> np.ndarray:
+def adain_fix(image: np.ndarray, source: np.ndarray, measured: Measured | None = None) -> np.ndarray:
     """Give each channel of `image` the mean and standard deviation of that channel of `source`.
 
-    Shapes, dtypes, ranges and errors as in `wavelet_fix`. The variance is the unbiased one plus 1e-5.
+    Shapes, dtypes, ranges and errors as in `wavelet_fix`. The variance is the unbiased one plus 1e-5. measured: of the
+    pictures that these are parts of; None: they are whole.
     Source: adaptive instance normalisation (Huang and Belongie 2017), applied to pixels.
     """
     image, source = _same_size(image, source)
-    mean, deviation = _statistics(image)
-    source_mean, source_deviation = _statistics(source)
-    return np.clip((image - mean) / deviation * source_deviation + source_mean, 0.0, 1.0)
+    return np.clip(_moved(image, measured or (_moments(image), _moments(source))), 0.0, 1.0)
 
 
 def no_fix(image: np.ndarray, source: np.ndarray) -> np.ndarray:
@@ -55,25 +82,24 @@ def no_fix(image: np.ndarray, source: np.ndarray) -> np.ndarray:
     return np.clip(_same_size(image, source)[0], 0.0, 1.0)
 
 
-def adain_wavelet_fix(image: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """`adain_fix`, then `wavelet_fix` of what it gives. Shapes, dtypes, ranges and errors as there.
+def adain_wavelet_fix(image: np.ndarray, source: np.ndarray, measured: Measured | None = None) -> np.ndarray:
+    """`adain_fix`, then `wavelet_fix` of what it gives. Shapes, dtypes, ranges, arguments and errors as there.
 
     Source: NSARM's default. Its scripts truncate to 8 bits after each stage, on average half a level darker each time;
     here the stages are float, and the caller rounds once.
     """
-    return wavelet_fix(adain_fix(image, source), source)
+    return wavelet_fix(adain_fix(image, source, measured), source)
 
 
-def lab_fix(image: np.ndarray, source: np.ndarray) -> np.ndarray:
+def lab_fix(image: np.ndarray, source: np.ndarray, measured: Measured | None = None) -> np.ndarray:
     """`adain_fix` in CIELAB instead of RGB: lightness and both colour axes get the source's mean and deviation.
 
-    Shapes, dtypes, ranges and errors as there. Where the channels of RGB vary together, as they do in photos, their
-    spread is corrected without a cast. Source: Reinhard et al. 2001, with CIELAB (D65) in place of their axes.
+    Shapes, dtypes, ranges, arguments (measured in CIELAB) and errors as there. Where the channels of RGB vary together,
+    as they do in photos, their spread is corrected without a cast. Source: Reinhard et al. 2001, with CIELAB (D65) in
+    place of their axes.
     """
     image, source = (_to_lab(picture) for picture in _same_size(image, source))
-    mean, deviation = _statistics(image)
-    source_mean, source_deviation = _statistics(source)
-    return _from_lab((image - mean) / deviation * source_deviation + source_mean)
+    return _from_lab(_moved(image, measured or (_moments(image), _moments(source))))
 
 
 def mix(image: np.ndarray, source: np.ndarray, strength: float) -> np.ndarray:
@@ -82,16 +108,6 @@ def mix(image: np.ndarray, source: np.ndarray, strength: float) -> np.ndarray:
     if strength != 1.0:
         image = source + np.float32(strength) * (image - source)
     return np.clip(image, 0.0, 1.0)
-
-
-COLOUR_FIXES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "none": no_fix,
-    "wavelet": wavelet_fix,
-    "adain": adain_fix,
-    "adain+wavelet": adain_wavelet_fix,
-    "lab": lab_fix,
-}
-"""By the names of `pure_jax.config.COLOUR_FIXES`."""
 
 
 # IEC 61966-2-1 (sRGB) and CIE 15: linear RGB -> XYZ over the white point D65, whose rows sum up to 1.
@@ -139,8 +155,49 @@ def _blur(image: np.ndarray, radius: int, axis: int) -> np.ndarray:
     return 0.25 * before + 0.5 * image + 0.25 * after
 
 
-def _statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation per channel, float32 [3]; summed in float64, as large pictures need."""
+def _moments(image: np.ndarray) -> Moments:
+    """Summed in float64, as large pictures need."""
+    pixels = image.shape[0] * image.shape[1]
     mean = image.mean(axis=(0, 1), dtype=np.float64)
-    variance = image.var(axis=(0, 1), dtype=np.float64, ddof=1)
-    return mean.astype(np.float32), np.sqrt(variance + 1e-5).astype(np.float32)
+    return Moments(pixels, mean, pixels * image.var(axis=(0, 1), dtype=np.float64))
+
+
+def _moved(image: np.ndarray, measured: Measured) -> np.ndarray:
+    """float32 [H, W, 3] with the source's mean and deviation."""
+    (mean, deviation), (source_mean, source_deviation) = (
+        (own.mean.astype(np.float32), np.sqrt(own.squares / (own.pixels - 1) + 1e-5).astype(np.float32))
+        for own in measured
+    )
+    return np.asarray((image - mean) / deviation * source_deviation + source_mean)
+
+
+@dataclass(frozen=True)
+class ColourFix:
+    """A colour fix, and what it needs to work on strips."""
+
+    apply: Callable[..., np.ndarray]
+    """(image, source), and what `measure` gives if that is needed -> float32 [H, W, 3] in 0..1."""
+    reach: int = 0
+    """How many rows above and below a pixel it looks at, beside the measured."""
+    measured_in: Callable[[np.ndarray], np.ndarray] | None = None
+    """The colour space of what is to be known of the whole picture; None: nothing is."""
+
+    def __call__(self, image: np.ndarray, source: np.ndarray, measured: Measured | None = None) -> np.ndarray:
+        return self.apply(image, source) if measured is None else self.apply(image, source, measured)
+
+    def measure(self, image: np.ndarray, source: np.ndarray) -> Measured:
+        """Of an image and its source, or of parts of them, which are to be `joined` then; where something is needed."""
+        assert self.measured_in is not None, "nothing is to be known of the whole picture"
+        one, other = (_moments(self.measured_in(part)) for part in _same_size(image, source))
+        return one, other
+
+
+_REACH = 2**WAVELET_LEVELS - 1
+COLOUR_FIXES = {
+    "none": ColourFix(no_fix),
+    "wavelet": ColourFix(wavelet_fix, _REACH),
+    "adain": ColourFix(adain_fix, measured_in=_unit_range),
+    "adain+wavelet": ColourFix(adain_wavelet_fix, _REACH, _unit_range),
+    "lab": ColourFix(lab_fix, measured_in=_to_lab),
+}
+"""By the names of `pure_jax.config.COLOUR_FIXES`."""

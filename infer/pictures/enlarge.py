@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+_REACH = 3
+"""Rows of the photo that bicubic interpolation looks at beyond a place, and one more."""
+
 
 def enlarge(image: np.ndarray, height: int, width: int, magnification: int = 1) -> np.ndarray:
     """A photo, uint8 [h, w] or [h, w, 3], at 1 / magnification of height x width: Pillow's bicubic on 8-bit values.
@@ -21,11 +24,19 @@ def enlarge(image: np.ndarray, height: int, width: int, magnification: int = 1) 
     return np.asarray(Image.fromarray(padded).resize((int(size[1]), int(size[0])), Image.Resampling.BICUBIC, box))
 
 
-def enlarge_fine(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A photo of 16 bits a channel, uint16 [h, w, 3]: float32 [height, width, 3] in 0 ... 1, bicubic, unrounded."""
-    channels = (Image.fromarray(image[..., i].astype(np.float32) / np.float32(65_535)) for i in range(3))
-    resized = [np.asarray(channel.resize((width, height), Image.Resampling.BICUBIC)) for channel in channels]
-    return np.clip(np.stack(resized, axis=-1), 0.0, 1.0)
+def enlarge_fine(image: np.ndarray, height: int, width: int, rows: tuple[int, int] | None = None) -> np.ndarray:
+    """A photo of 16 bits a channel, uint16 [h, w, 3]: float32 [height, width, 3] in 0 ... 1, bicubic, unrounded.
+
+    height, width: at least the photo's. rows: (first, behind the last) of those that are wanted; None wants all.
+    """
+    first, behind = rows or (0, height)
+    step = image.shape[0] / height
+    top = max(0, int(first * step) - _REACH)
+    photo = image[top : int(np.ceil(behind * step)) + _REACH].astype(np.float32) / np.float32(65_535)
+    box = (0, first * step - top, image.shape[1], min(behind * step - top, len(photo)))
+    size = (width, behind - first)
+    channels = (Image.fromarray(photo[..., i]).resize(size, Image.Resampling.BICUBIC, box) for i in range(3))
+    return np.clip(np.stack([np.asarray(channel) for channel in channels], axis=-1), 0.0, 1.0)
 
 
 def fill_hidden(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:

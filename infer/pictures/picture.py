@@ -12,7 +12,7 @@ from pure_jax.infer.pictures.metadata import kept_exif, kept_xmp, orientation_of
 from pure_jax.infer.pictures.profiles import cmyk_to_rgb
 
 MIN_SIDE = 16
-MAX_PIXELS = 64_000_000
+MAX_PIXELS = 100_000_000
 
 _GREY_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
@@ -135,7 +135,7 @@ def turned_upright(samples: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def check_size(image: Image.Image, name: str) -> None:
-    """Raises PureError for under 16 pixels a side or over 64 million pixels."""
+    """Raises PureError for under 16 pixels a side or over 100 million pixels."""
     width, height = image.size
     if min(width, height) < MIN_SIDE:
         raise PureError(
@@ -162,7 +162,7 @@ def _eight_bit(image: Image.Image, name: str) -> tuple[Image.Image, np.ndarray |
 
 
 def too_large(name: str) -> PureError:
-    """The sentence for a picture of more than 64 million pixels."""
+    """The sentence for a picture of more than 100 million pixels."""
     return PureError(f"{name} has more than {MAX_PIXELS // 1_000_000} million pixels; crop it or make it smaller first")
 
 

@@ -83,22 +83,27 @@ def cut(image: np.ndarray, plan: TilePlan) -> np.ndarray:
     return np.stack([padded[top : top + plan.tile, left : left + plan.tile] for top, left in plan.corners])
 
 
-def blend(tiles: Iterable[np.ndarray], plan: TilePlan) -> np.ndarray:
+def blend(tiles: Iterable[np.ndarray], plan: TilePlan, rows: tuple[int, int] | None = None) -> np.ndarray:
     """Blend tiles [n, tile, tile, ...] (any real dtype, also one by one) into a float32 image [H, W, ...].
 
     A weighted mean with positive weights that rise and fall as raised cosines over the pixels neighbours share; pixels
-    of one tile only keep their value. So `blend(cut(x, plan), plan)` is x, up to rounding in float32.
+    of one tile only keep their value. So `blend(cut(x, plan), plan)` is x, up to rounding in float32. rows: (first,
+    behind the last) of those that are wanted, bit for bit as in the whole; None wants all.
     """
-    rows = _windows(plan.tops, plan.tile)
-    columns = _windows(plan.lefts, plan.tile)
-    weights = (row[:, None] * column[None, :] for row in rows for column in columns)
+    first, behind = rows or (0, plan.height)
+    heights, widths = _windows(plan.tops, plan.tile), _windows(plan.lefts, plan.tile)
     image = np.zeros(0, np.float32)
-    for index, ((top, left), weight, tile) in enumerate(zip(plan.corners, weights, tiles, strict=True)):
+    for index, ((top, left), tile) in enumerate(zip(plan.corners, tiles, strict=True)):
         if index == 0:
-            image = np.zeros((plan.height, plan.width, *tile.shape[2:]), np.float32)
-        place = image[top : top + plan.tile, left : left + plan.tile]  # a view, cut short at the image's border
-        shown = np.s_[: place.shape[0], : place.shape[1]]
-        place += weight[shown].reshape(*place.shape[:2], *[1] * (place.ndim - 2)) * np.asarray(tile, np.float32)[shown]
+            image = np.zeros((behind - first, plan.width, *tile.shape[2:]), np.float32)
+        start, stop = max(top, first), min(top + plan.tile, behind)
+        if start >= stop:
+            continue
+        place = image[start - first : stop - first, left : left + plan.tile]  # a view, cut short at the image's border
+        shown = np.s_[start - top : stop - top, : place.shape[1]]
+        row, column = divmod(index, len(plan.lefts))
+        weight = (heights[row][:, None] * widths[column])[shown]
+        place += weight.reshape(*weight.shape, *[1] * (place.ndim - 2)) * np.asarray(tile[shown], np.float32)
     return image
 
 

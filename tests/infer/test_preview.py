@@ -13,7 +13,6 @@ import pure_jax.infer.pure
 from pure_jax.infer import preview as module
 from pure_jax.infer.decoding.generate import generate
 from pure_jax.infer.decoding.ways import way_of_decoding
-from pure_jax.infer.pictures.colour import no_fix
 from pure_jax.infer.pictures.tiles import cut, plan_tiles
 from pure_jax.infer.preview import Canvas
 from pure_jax.infer.restore import Restorer
@@ -105,7 +104,7 @@ def test_it_rests_between_previews_but_takes_over_what_is_complete(monkeypatch):
     photo = np.zeros((8, 16, 3), np.uint8)
     plan = plan_tiles(8, 16, 8, 0)
     seen: list[np.ndarray] = []
-    canvas = Canvas(cut(photo, plan), plan, no_fix, seen.append)
+    canvas = Canvas(cut(photo, plan), plan, photo, "none", seen.append)
 
     def bring(place: int, share: float, level: int) -> None:
         def make() -> np.ndarray:

@@ -100,7 +100,7 @@ def test_without_a_photo_it_loads_no_model(pure, monkeypatch):
     [
         (["--size", "640"], "the size is '640', but it must be width and height"),
         (["--size", "9x9"], "photos have at least 16 pixels a side"),
-        (["--size", "99999x99999"], "at most 64 million"),
+        (["--size", "99999x99999"], "at most 100 million"),
         (["--size", "20x20", "--photo", "a.png"], "give --photo or --size, not both"),
         (["--photo", "nowhere.png"], "does not exist"),
         (["--models", "nowhere"], "'nowhere' is no folder"),

@@ -372,13 +372,13 @@ def test_a_compressed_text_bomb_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("size", [(30_000, 30_000), (10_000, 10_000), (8192, 8192), (8_001, 8_000)])
+@pytest.mark.parametrize("size", [(30_000, 30_000), (12_000, 12_000), (10_001, 10_000)])
 def test_huge_pictures_are_refused_from_the_header_without_warnings(tmp_path: Path, size: tuple[int, int]) -> None:
     # The pixel data are absent: a reader that tried to decode would call the file damaged instead.
     (tmp_path / "bomb.png").write_bytes(png(*size, 1, 0, b""))
     with warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always")
-        assert "64 million pixels" in refused(tmp_path / "bomb.png")
+        assert "100 million pixels" in refused(tmp_path / "bomb.png")
     assert not remarks
 
 
