@@ -25,7 +25,7 @@ from pure_jax.errors import PureError
 from pure_jax.nsarm.bsq import decompose
 from pure_jax.nsarm.conditioning import Captions
 from pure_jax.nsarm.config import NsarmConfig
-from pure_jax.nsarm.map_network import MapNetwork
+from pure_jax.nsarm.map_network import map_network
 from pure_jax.nsarm.resize import patchify
 from pure_jax.nsarm.text import TextEncoder
 from pure_jax.nsarm.transformer import Block, Transformer
@@ -96,8 +96,7 @@ def by_jax(checkpoint: Checkpoint, inputs: Inputs) -> tuple[dict[str, np.ndarray
         params = {"params": _parameters(checkpoint.tensors["vae"])}
         encode = jax.jit(lambda p, x: vae.apply(p, from_pixels(x)[None], method="encode"))
         low, high = encode(params, inputs.low), encode(params, inputs.high)
-        sides = tuple(side for side, _ in config.latent_scales[: config.given_scales])
-        net: Any = MapNetwork(config.map_network, config.vae.latent_channels, sides)
+        net: Any = map_network(config)
         residuals = jax.jit(net.apply)({"params": _parameters(checkpoint.tensors["map_network"])}, low)
         points |= {"encoder": low} | {f"T, scale {i + 1}": own for i, own in enumerate(residuals)}
         scaled = decompose(high, config.latent_scales, residuals, config.next_input)

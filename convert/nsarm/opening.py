@@ -43,7 +43,7 @@ from pure_jax.convert.torch_streams import is_archive, lazy_tensor, load_joined
 from pure_jax.convert.upstream import Upstream, open_shards
 from pure_jax.errors import PureError
 from pure_jax.nsarm.config import MapConfig, NsarmConfig
-from pure_jax.nsarm.map_network import MapNetwork
+from pure_jax.nsarm.map_network import map_network
 from pure_jax.nsarm.shapes import network_shapes
 from pure_jax.nsarm.text import read_tokenizer
 from pure_jax.tensors import LazyTensor, in_memory
@@ -209,10 +209,9 @@ def _config(
 
 
 def _fresh_map(config: NsarmConfig) -> Tensors:
-    sizes, channels = config.map_network, config.vae.latent_channels
-    sides = tuple(side for side, _ in config.latent_scales[: config.given_scales])
-    low = jnp.zeros((1, sizes.latent_side, sizes.latent_side, channels))
-    params = jax.jit(MapNetwork(sizes, channels, sides).init)(jax.random.key(0), low)["params"]
+    side = config.map_network.latent_side
+    low = jnp.zeros((1, side, side, config.vae.latent_channels))
+    params = jax.jit(map_network(config).init)(jax.random.key(0), low)["params"]
     return {path: in_memory(np.asarray(leaf)) for path, leaf in traverse_util.flatten_dict(params, sep=".").items()}
 
 

@@ -23,6 +23,7 @@ _LARGEST: dict[str, float] = {
     **{"sides": 256, "patch": 8, "tile_overlap": 4096},
 }
 LAYOUTS = ("raw", "channels_last")
+PREDICTIONS = ("residuals", "latents")
 _MOST_LEVELS = 6
 _MOST_SCALES = 64
 
@@ -110,7 +111,7 @@ class VAEConfig:
 class MapConfig:
     """Sizes of the transformation network T; its tuples have one entry for each scale that it writes."""
 
-    may_be_absent = frozenset({"dropout"})
+    may_be_absent = frozenset({"dropout", "predicts"})
     latent_side: int = 32
     """Side of the low-quality picture's latent."""
     stem: tuple[int, ...] = (64, 128)
@@ -122,11 +123,16 @@ class MapConfig:
     layout: str = "raw"
     """How its output [positions, channels] is read, one of LAYOUTS: "raw", as memory of [channels, height, width],
     which the published weights need; "channels_last", each row as the channels of its position."""
+    predicts: str = "residuals"
+    """What its branches say, one of PREDICTIONS: "residuals", as the published network; "latents", the latent at each
+    scale's size, of which the scales before leave the residual. The branches do not know each other's bits: where they
+    say residuals, what a scale gets wrong no other makes good."""
 
     def __post_init__(self) -> None:
-        require_range(self, _LARGEST, except_for={"dropout", "layout"})
+        require_range(self, _LARGEST, except_for={"dropout", "layout", "predicts"})
         _require_rate("dropout", self.dropout)
         require_one_of("layout", self.layout, LAYOUTS)
+        require_one_of("predicts", self.predicts, PREDICTIONS)
         if not len(self.widths) == len(self.layers) == len(self.heads) or not self.widths:
             raise PureError("widths, layers and heads of the map network must have one entry for each of its scales")
         for width, heads in zip(self.widths, self.heads, strict=True):

@@ -6,14 +6,17 @@ are all that tells places apart. Layers are as in `torch.nn.TransformerEncoderLa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
 
-from pure_jax.nsarm.config import MapConfig
+from pure_jax.nsarm.bsq import quantise
+from pure_jax.nsarm.config import MapConfig, NsarmConfig
 from pure_jax.nsarm.resize import resize
 
 NORM_EPS = 1e-5
@@ -84,11 +87,13 @@ class Branch(nn.Module):
 
 
 class MapNetwork(nn.Module):
-    """channels: of the latent. sides: of the scales, in latent positions, one for each of the widths."""
+    """channels: of the latent. sides: of the scales, in latent positions, one for each of the widths; whole: of the
+    last scale of the schedule, None if that is among them."""
 
     config: MapConfig
     channels: int
     sides: tuple[int, ...]
+    whole: int | None = None
 
     @nn.compact
     def __call__(self, features: Array, deterministic: bool = True) -> list[Array]:
@@ -105,7 +110,28 @@ class MapNetwork(nn.Module):
         for i, branch in enumerate(zip(self.sides, cfg.widths, cfg.layers, cfg.heads, strict=True)):
             tokens = Branch(*branch, self.channels, cfg.dropout, deterministic, name=f"branch_{i}")(x)
             out.append(as_map(tokens, branch[0], cfg.layout))
-        return out
+        return out if cfg.predicts == "residuals" else residuals_of(out, self.whole or self.sides[-1])
+
+
+def map_network(config: NsarmConfig) -> MapNetwork:
+    """A model's map network."""
+    sides = tuple(side for side, _ in config.latent_scales)
+    return MapNetwork(config.map_network, config.vae.latent_channels, sides[: config.given_scales], sides[-1])
+
+
+def residuals_of(latents: Sequence[Array], whole: int) -> list[Array]:
+    """What the scales before, quantised, leave of each scale's latent, float32 [batch, side, side, channels].
+
+    Their sum has the latent's full side, `whole`, and no gradient.
+    """
+    residuals: list[Array] = []
+    total = jnp.zeros(())
+    for latent in latents:
+        _, height, width, _ = latent.shape
+        residuals.append(latent - resize(total, (height, width), "area") if residuals else latent)
+        codes, _ = quantise(jax.lax.stop_gradient(residuals[-1]))
+        total = total + resize(codes, (whole, whole), "linear")
+    return residuals
 
 
 def as_map(tokens: Array, side: int, layout: str) -> Array:

@@ -14,7 +14,7 @@ from jax import Array
 from pure_jax.errors import PureError
 from pure_jax.nsarm.bsq import bits_to_ints, compose, decompose, ints_to_bits
 from pure_jax.nsarm.config import NsarmConfig, text_config
-from pure_jax.nsarm.map_network import MapNetwork
+from pure_jax.nsarm.map_network import MapNetwork, map_network
 from pure_jax.nsarm.schedule import Scales
 from pure_jax.nsarm.text import TextEncoder
 from pure_jax.nsarm.transformer import Transformer
@@ -66,9 +66,7 @@ class NsarmModel:
     @property
     def map_network(self) -> MapNetwork:
         """T's description; apply it to params["map_network"]. Always float32, as bits are its outputs' signs."""
-        config = self.config
-        sides = tuple(side for side, _ in config.latent_scales[: config.given_scales])
-        return MapNetwork(config.map_network, config.vae.latent_channels, sides)
+        return map_network(self.config)
 
     @property
     def vae(self) -> VAE:

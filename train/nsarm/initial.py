@@ -12,7 +12,7 @@ from jax import Array
 
 from pure_jax.nsarm.conditioning import Captions
 from pure_jax.nsarm.config import NsarmConfig, TransformerConfig
-from pure_jax.nsarm.map_network import MapNetwork
+from pure_jax.nsarm.map_network import map_network
 from pure_jax.nsarm.transformer import Transformer
 
 SMALL_HEAD_ADA, SMALL_HEAD, SMALL_ADA, SMALL_GAMMA = 1e-3, 0.02, 1e-3, 5e-6
@@ -66,10 +66,8 @@ def initial_params(config: NsarmConfig, networks: tuple[str, ...], seed: int) ->
     keys = jax.random.split(jax.random.key(seed), 3)
     params: dict[str, Any] = {}
     if "map_network" in networks:
-        sides = tuple(side for side, _ in config.latent_scales[: config.given_scales])
         side, channels = config.map_network.latent_side, config.vae.latent_channels
-        net = MapNetwork(config.map_network, channels, sides)
-        params["map_network"] = net.init(keys[0], jnp.zeros((1, side, side, channels)))["params"]
+        params["map_network"] = map_network(config).init(keys[0], jnp.zeros((1, side, side, channels)))["params"]
     if "transformer" in networks:
         sizes = config.transformer
         captions = Captions(jnp.zeros((1, 1, sizes.text_size)), jnp.ones((1, 1), bool))

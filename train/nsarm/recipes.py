@@ -42,7 +42,7 @@ def nsarm_demo() -> NsarmConfig:
         ),
         map_network=MapConfig(
             latent_side=16, stem=(32, 64), widths=(64, 64, 96, 128, 128), layers=(2, 2, 2, 3, 3), heads=(4, 4, 4, 4, 4),
-            dropout=0.0, layout="channels_last",
+            dropout=0.0, layout="channels_last", predicts="latents",
         ),
         vae=VAEConfig(channels=32, channel_multipliers=(1, 2, 4), num_res_blocks=1, latent_channels=12, num_groups=8),
         sampling=SamplingConfig(temperature=(0.75,)),
@@ -63,8 +63,8 @@ def nsarm_demo_recipe() -> NsarmRecipe:
             optimiser=OptimiserConfig(5e-4, 2e-5, warmup_steps=50, decay_steps=1000, weight_decay=0.0, clip_norm=1.0),
         ),
         map_network=MapTrainConfig(
-            batch=16, steps=1200, loss="bits", sharpen=False, region=2, muon=2.0,
-            optimiser=OptimiserConfig(2e-3, 1e-5, warmup_steps=50, decay_steps=600, **constant),
+            batch=16, steps=1000, loss="squares", sharpen=False, region=2, muon=2.0,
+            optimiser=OptimiserConfig(2e-3, 1e-5, warmup_steps=50, decay_steps=500, **constant),
         ),
         scales=ScalesTrainConfig(
             batch=8, steps=4000, largest_flip=0.1, sharpen=False, region=2, muon=2.0, ema_decay=0.995,

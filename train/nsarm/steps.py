@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from pure_jax.nsarm.conditioning import Captions
 from pure_jax.nsarm.config import NsarmConfig, text_config
-from pure_jax.nsarm.map_network import MapNetwork
+from pure_jax.nsarm.map_network import map_network
 from pure_jax.nsarm.text import TextEncoder
 from pure_jax.nsarm.transformer import Transformer
 from pure_jax.nsarm.vae import VAE
@@ -51,11 +51,6 @@ def _ema_decay(options: MapTrainConfig | ScalesTrainConfig) -> float:
     return options.ema_decay if isinstance(options, ScalesTrainConfig) else 0.0
 
 
-def _map_network(config: NsarmConfig) -> MapNetwork:
-    sides = tuple(side for side, _ in config.latent_scales[: config.given_scales])
-    return MapNetwork(config.map_network, config.vae.latent_channels, sides)
-
-
 def make_step(options: MapTrainConfig | ScalesTrainConfig, objective: Objective, shardings: Any = None) -> Step:
     """A stage's jitted update, see `pure_jax.train.updating`: losses and gradients are means over the batch, in however
     many parts it is computed."""
@@ -77,12 +72,12 @@ def make_step(options: MapTrainConfig | ScalesTrainConfig, objective: Objective,
 def map_objective(config: NsarmConfig, options: MapTrainConfig) -> Objective:
     """Stage 1's loss. The image tokenizer rests."""
     vae: Any = VAE(config.vae)
-    net: Any = _map_network(config)
+    net: Any = map_network(config)
 
     def loss_fn(params: Any, resting: Resting, pairs: Pairs, key: Array) -> tuple[Array, dict[str, Array]]:
         low, features = (vae.apply({"params": resting["vae"]}, from_pixels(x), method="encode") for x in pairs[:2])
-        targets = map_targets(features, config)
         found = net.apply({"params": params["map_network"]}, low, False, rngs={"dropout": key})
+        targets = map_targets(features, found, config)
         loss = map_loss(found, targets, options.loss)
         right = jnp.stack([((r > 0) == (t > 0)).mean() for r, t in zip(found, targets, strict=True)])
         return loss, {"loss": loss, "bits_right": right.mean(), "bits_right_finest": right[-1]}
@@ -96,7 +91,7 @@ def scales_objective(config: NsarmConfig, options: ScalesTrainConfig, mesh: Mesh
     dtype = jnp.dtype(options.compute_dtype)
     sizes = dataclasses.replace(config.transformer, remat=options.remat or config.transformer.remat)
     vae: Any = VAE(config.vae)
-    net, mapped = Transformer(sizes, dtype, mesh), _map_network(config)
+    net, mapped = Transformer(sizes, dtype, mesh), map_network(config)
     first = config.given_scales if options.first_scored is None else options.first_scored
     weights = jnp.asarray(token_weights(config, first, options.reweight))
     drawn = jnp.asarray(token_weights(config, config.given_scales, False) > 0)

@@ -12,19 +12,24 @@ from jax import Array
 
 from pure_jax.nsarm.bsq import decompose
 from pure_jax.nsarm.config import NsarmConfig
-from pure_jax.nsarm.resize import patchify
+from pure_jax.nsarm.resize import patchify, resize
 
 FLIP_STEPS = 100
 """Probabilities of flipped bits are multiples of a hundredth. Source: Infinity's code."""
 
 
-def map_targets(features: Array, config: NsarmConfig) -> list[Array]:
+def map_targets(features: Array, residuals: Sequence[Array], config: NsarmConfig) -> list[Array]:
     """Ground truth's features float32 [batch, H, W, d] -> what the map network has to say of its scales.
 
-    Each is the residual before it is quantised, float32 [batch, side, side, d], the scales before it being the ground
-    truth's, quantised.
+    Each is the residual before it is quantised, float32 [batch, side, side, d]. The scales before it are the ground
+    truth's, quantised; where the network predicts latents, they are its own, as its `residuals` say.
     """
-    return decompose(features, config.latent_scales, next_input=config.next_input).residuals[: config.given_scales]
+    scales = config.latent_scales
+    if config.map_network.predicts == "residuals":
+        return decompose(features, scales, next_input=config.next_input).residuals[: config.given_scales]
+    own = decompose(None, scales[: config.given_scales], residuals, "area", scales[-1])
+    before = [jnp.zeros(()), *jax.lax.stop_gradient(own.inputs)]
+    return [resize(features, side, "area") - total for side, total in zip(scales, before, strict=False)]
 
 
 def map_loss(residuals: Sequence[Array], targets: Sequence[Array], kind: str) -> Array:
