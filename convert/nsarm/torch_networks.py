@@ -106,9 +106,10 @@ class VAE(nn.Module):
 
 
 class MapNetwork(nn.Module):
-    def __init__(self, config: MapConfig, channels: int, sides: list[int]) -> None:
+    def __init__(self, config: MapConfig, channels: int, sides: list[int], whole: int) -> None:
         super().__init__()
-        self.sides, self.layout, s = sides, config.layout, config.latent_side
+        self.sides, self.whole, self.layout, s = sides, whole, config.layout, config.latent_side
+        self.predicts = config.predicts
 
         def convolution(fan_in: int, fan_out: int) -> list[nn.Module]:
             return [nn.Conv2d(fan_in, fan_out, 3, padding=1), nn.LayerNorm([fan_out, s, s]), nn.GELU()]
@@ -135,6 +136,12 @@ class MapNetwork(nn.Module):
             y = self.output_projs[i](self.transformers[i](y))
             b, _, c = y.shape
             out.append(y.view(b, c, side, side) if self.layout == "raw" else y.transpose(1, 2).view(b, c, side, side))
+        if self.predicts == "latents":
+            total = torch.zeros_like(F.interpolate(out[0], self.whole))
+            for i, latent in enumerate(out):
+                out[i] = latent - F.adaptive_avg_pool2d(total, latent.shape[-1])
+                codes = torch.where(out[i] > 0, 1.0, -1.0) / latent.shape[1] ** 0.5
+                total = total + F.interpolate(codes, self.whole, mode="bilinear")
         return out
 
 
@@ -245,8 +252,9 @@ class Infinity(nn.Module):
         self.head_nm: Any = nn.Module()
         self.head_nm.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(C, 2 * C))
         self.head = nn.Linear(C, 2 * c.token_bits)
-        sides = [config.patch * side for side in config.sides[: config.given_scales]]
-        self.map_transformer = MapNetwork(config.map_network, config.vae.latent_channels, sides)
+        sides = [config.patch * side for side in config.sides]
+        given = sides[: config.given_scales]
+        self.map_transformer = MapNetwork(config.map_network, config.vae.latent_channels, given, sides[-1])
 
     def all_blocks(self) -> list[nn.Module]:
         return [b for b in self.modules() if isinstance(b, Block)]

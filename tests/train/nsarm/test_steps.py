@@ -98,6 +98,20 @@ def test_the_first_stages_loss_is_that_of_pytorch(kind):
     assert float(loss) == pytest.approx(float(sum(parts) / len(parts)), abs=1e-6)
 
 
+def test_latents_are_measured_against_what_the_maps_own_scales_leave():
+    config = dataclasses.replace(CONFIG, map_network=dataclasses.replace(CONFIG.map_network, predicts="latents"))
+    params = {"map_network": PAIR.model.params["map_network"]}
+    loss, _ = jax.jit(map_objective(config, MapTrainConfig(batch=2, loss="squares")))(params, RESTING, PAIRS, KEY)
+    with torch.no_grad():
+        # What is taken off cancels out: the distance is that of the latents, whatever the network's own bits are.
+        pairs = [
+            (own, F.adaptive_avg_pool2d(features(HQ), own.shape[-1]))
+            for own in PAIR.infinity.map_transformer(features(LQ))
+        ]
+        wanted = sum(F.mse_loss(own, target) for own, target in pairs) / len(pairs)
+    assert float(loss) == pytest.approx(float(wanted), abs=1e-6)
+
+
 def test_the_maps_losses_are_nothing_where_it_is_right():
     target = jnp.asarray(RNG.normal(size=(2, 3, 3, 5)), jnp.float32)
     assert map_loss([target], [target], "squares") == 0
