@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,19 @@ def test_moments_of_parts_are_those_of_the_whole():
     for found, part in zip((one[0].joined(other[0]), one[1].joined(other[1])), (image, source), strict=True):
         np.testing.assert_allclose(found.mean, part.mean((0, 1), np.float64), rtol=1e-12)
         np.testing.assert_allclose(found.squares, found.pixels * part.var((0, 1), np.float64), rtol=1e-12)
+
+
+def test_floats_of_a_strip_are_all_that_is_held(small_strips):
+    plan = plan_tiles(1500, 1000, 500, 0)
+    tiles = [np.broadcast_to(np.uint8(90), (500, 500, 3))] * len(plan.corners)
+    photo = np.broadcast_to(np.uint8(100), (1500, 1000, 3))
+    tracemalloc.start()
+    try:
+        finished(tiles, plan, lambda first, behind: photo[first:behind], "adain+wavelet")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 40e6  # measured 19.6e6, of which 4.5e6 are the result; in one piece 167e6
 
 
 @pytest.mark.parametrize("height", [60, 61, 91, 240])
