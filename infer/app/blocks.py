@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from pure_jax.errors import PureError
 from pure_jax.infer.app.session import Seen, Sessions, Wishes
@@ -22,6 +24,23 @@ from pure_jax.sequence import GUIDANCE, LEVELS
 DEFAULT = "the model's own"
 NUMBERS = ("temperature", "k_max", "guidance_scale")
 CSS = "#preview img { width: 100%; height: 100%; object-fit: contain; }"  # small photos as large as the place allows
+
+
+def application(sessions: Sessions, name: str, hosts: list[str]) -> FastAPI:
+    """The page as an ASGI application. name: of the model. hosts: names by which it may be addressed; ["*"] is all."""
+    app = FastAPI(openapi_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    page = blocks(sessions, name)
+    return gr.mount_gradio_app(
+        app,
+        page,
+        "/",
+        allowed_paths=[str(sessions.folder)],
+        max_file_size=sessions.limits.bytes,
+        ssr_mode=False,
+        footer_links=[],
+        css=CSS,
+    )
 
 
 def blocks(sessions: Sessions, name: str) -> gr.Blocks:

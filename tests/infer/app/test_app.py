@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import threading
+import urllib.error
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +23,7 @@ from pure_jax.infer.app.command import App
 from pure_jax.infer.app.session import Seen, Sessions, Wishes
 from pure_jax.infer.families import RESTORE_TILES
 from pure_jax.infer.restore import Restorer
-from pure_jax.infer.serve.command import listen
+from pure_jax.infer.serve.listening import address, listen
 from pure_jax.infer.uploads import Limits
 from tests import toy
 from tests.browser import SOON, chromium, soon
@@ -232,17 +234,26 @@ def test_a_bad_option_is_refused_before_the_model_is_loaded(monkeypatch):
 def page(sessions, tmp_path, monkeypatch) -> Iterator[str]:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     pytest.importorskip("gradio", reason="needs the extra app")
-    from pure_jax.infer.app.blocks import blocks
+    import uvicorn
 
-    blocks_ = blocks(sessions, "toy")
-    with listen("127.0.0.1", 0) as free:
-        port = free.getsockname()[1]
-    blocks_.launch(
-        server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, ssr_mode=False,
-        allowed_paths=[str(sessions.folder)],
-    )  # fmt: skip
-    yield f"http://127.0.0.1:{port}"
-    blocks_.close(verbose=False)
+    from pure_jax.infer.app.blocks import application
+
+    with listen("127.0.0.1", 0) as listening:
+        app = application(sessions, "toy", ["127.0.0.1"])
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        yield address(listening)
+        server.should_exit = True
+        thread.join()
+
+
+def test_a_page_of_another_site_reaches_it_under_no_name_of_its_own(page):
+    with urllib.request.urlopen(page) as answer:
+        assert answer.status == 200 and "text/html" in answer.headers["content-type"]
+    asked = urllib.request.Request(page, headers={"Host": "example.org"})
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(asked)
 
 
 @pytest.mark.slow

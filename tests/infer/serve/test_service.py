@@ -34,7 +34,8 @@ import pure_jax  # noqa: E402
 from pure_jax.errors import PureError  # noqa: E402
 from pure_jax.infer.families import RESTORE_TILES  # noqa: E402
 from pure_jax.infer.restore import Restorer  # noqa: E402
-from pure_jax.infer.serve.command import Serve, address, listen  # noqa: E402
+from pure_jax.infer.serve.command import Serve  # noqa: E402
+from pure_jax.infer.serve.listening import address, listen  # noqa: E402
 from pure_jax.infer.serve.patience import impatient  # noqa: E402
 from pure_jax.infer.serve.service import service  # noqa: E402
 from pure_jax.infer.uploads import Limits  # noqa: E402
