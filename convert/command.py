@@ -127,12 +127,12 @@ class Compare:
     """Replace that file if it exists already."""
 
     def run(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from itertools import count
 
         from pure_jax.checkpoint import demo_directory
         from pure_jax.convert.compare import compare, format_report, open_side, read_square, require_same_sizes, to_json
         from pure_jax.files import check_output_file
+        from pure_jax.progress import Reporter
 
         if self.json is not None:
             check_output_file(self.json, self.overwrite)
@@ -151,11 +151,10 @@ class Compare:
         require_same_sizes(a, b)
         unit = a.checkpoint.vocabulary.codes_per_grid * a.checkpoint.config.vqgan.stride
         pixels = read_square(self.image or demo_directory() / "sample.png", self.size, unit)
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task("computing", total=2 * (a.checkpoint.config.transformer.num_layers + 3))
-            report = compare(a, b, pixels, self.dtype, lambda: bar.advance(task))
+        total, done = 2 * (a.checkpoint.config.transformer.num_layers + 3), count(1)
+        with Reporter(counted="steps", told=False) as progress:
+            progress("compute", 0, total)
+            report = compare(a, b, pixels, self.dtype, lambda: progress("compute", next(done), total))
         self._conclude(to_json(report), format_report(report), bool(report.failed))
 
     def _compare_scales(self, a: Any, b: Any) -> None:

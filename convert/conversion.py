@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from pure_jax.checkpoint import (
     Checkpoint,
@@ -29,6 +27,7 @@ from pure_jax.convert.upstream import Upstream
 from pure_jax.errors import PureError
 from pure_jax.families import FAMILIES, check_options
 from pure_jax.files import new_directory
+from pure_jax.progress import Reporter
 from pure_jax.tensors import total_bytes
 
 SPARE_BYTES = 64 << 20
@@ -79,22 +78,28 @@ def convert(
     write = _torch_writer(model.config.family, options) if to == "torch" else partial(_write_native, format=format)
     size = sum(map(total_bytes, model.tensors.values()))
     _require_space(destination, size)
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    progress = Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-    )
-    with progress as bar, new_directory(destination) as beside:
-        task = bar.add_task("writing", total=size)
-        write(beside, model, progress=lambda count: bar.advance(task, count))
+    with Reporter(counted="bytes", told=False) as report, new_directory(destination) as beside:
+        write(beside, model, progress=_adding_up(report, "write", size))
         if verify:
-            checking = bar.add_task("verifying", total=size)
-            count = compare_bits(beside, model, lambda count: bar.advance(checking, count))
+            count = compare_bits(beside, model, _adding_up(report, "verify", size))
             remarks.append(f"verified: {count} parameters were read again from source and result, and are equal")
     for remark in remarks:
         print(f"note: {remark}")
     instead = f" instead of {_size(before)}" if size < before else ""
     print(f"{destination}: {_size(size)} of parameters{instead}")
+
+
+def _adding_up(report: Reporter, stage: str, total: int) -> Callable[[int], None]:
+    """A function that is told numbers of bytes, one after the other."""
+    done = 0
+
+    def add(count: int) -> None:
+        nonlocal done
+        done += count
+        report(stage, done, total)
+
+    report(stage, 0, total)
+    return add
 
 
 def _open(path: Path, dtype: str, **options: Any) -> Upstream:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pure_jax.infer.contract import Progress
     from pure_jax.infer.pictures.reading import Frames
     from pure_jax.infer.pictures.sizing import Size
-    from pure_jax.infer.progress import Reporter
     from pure_jax.infer.restore import Restoration
+    from pure_jax.progress import Reporter
 
 SOME_FAILED = 1
 """Exit status where pictures of a folder could not be restored, and the others are."""
@@ -197,11 +197,11 @@ class Restore:
             write_bytes,
             write_image,
         )
-        from pure_jax.infer.progress import Reporter
         from pure_jax.infer.restore import output_size
         from pure_jax.infer.seeing.outputs import Shown
         from pure_jax.infer.stages import StageClock
         from pure_jax.infer.streams import read_input, require_output, write_output
+        from pure_jax.progress import Reporter
 
         _refuse(self, "of a single photo", "shard", "allow_inside")
         if named not in (None, STREAM) and self.format is not None:
@@ -298,7 +298,7 @@ class Restore:
         from pure_jax.infer.folders.run import FolderRun, restore_folder
         from pure_jax.infer.nsarm.captions import read_captions
         from pure_jax.infer.pictures.writing import check_kind
-        from pure_jax.infer.progress import Reporter
+        from pure_jax.progress import Reporter
         from pure_jax.shards import read_shard
 
         _refuse(self, "of a folder", "entropy_map", "side_by_side", "report", "ask")

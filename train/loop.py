@@ -22,10 +22,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pure_jax.errors import PureError
+from pure_jax.progress import Reporter
 from pure_jax.train.watching import MetricsLog, Profile, Waits, Watching, stopping
 
 logger = logging.getLogger(__name__)
@@ -233,10 +232,9 @@ def train(
         manager = stack.enter_context(checkpoint_manager(directory, in_background=jax.default_backend() != "cpu"))
         stack.callback(log.close)
         stack.callback(profile.close)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=jax.process_index() != 0)
-        progress = stack.enter_context(bar)
-        task = progress.add_task("training", total=steps, completed=start)
+        quiet = jax.process_index() != 0
+        progress = stack.enter_context(Reporter(quiet, counted="steps", told=False, stays=True))
+        progress("train", start, steps)
         pending: list[Metrics] = []
         clock = time.perf_counter()
         _continue_stream(manager, batch_at, start)
@@ -262,7 +260,7 @@ def train(
                     raise PureError(f"no step up to {step} had a finite gradient; lower the learning rate")
                 if not np.isfinite(means["loss"]):
                     raise PureError(f"the loss is {means['loss']} at step {step}; lower the learning rate")
-                progress.update(task, completed=step, description=f"loss {means['loss']:.4f}")
+                progress("train", step, steps, f"loss {means['loss']:.4f}")
                 pending, clock = [], time.perf_counter()
             if save_now:
                 _save(manager, step, state, batch_at, last=late or step == steps)

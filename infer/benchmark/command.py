@@ -61,7 +61,7 @@ class Benchmark:
         from pure_jax.infer.benchmark.sweep import Budget, sweep
         from pure_jax.infer.benchmark.torch_baseline import require_torch
         from pure_jax.infer.benchmark.write import outputs, write
-        from pure_jax.infer.progress import Reporter
+        from pure_jax.progress import Reporter
 
         if self.model is not None and self.config is not None:
             raise PureError("a model has its own configuration; give --model or --config, not both")
@@ -111,8 +111,8 @@ class Benchmark:
         from pure_jax.files import check_output_file, replacing, require_writable
         from pure_jax.infer.benchmark.plan import read_numbers, read_precisions
         from pure_jax.infer.nsarm.benchmark import ScalesReport, format_reports, measure, random_model, to_json
-        from pure_jax.infer.progress import Reporter
         from pure_jax.nsarm.presets import bare
+        from pure_jax.progress import Reporter
 
         precisions, batches = read_precisions(self.precisions), read_numbers("batches", self.batches)
         if "int8" in precisions:

@@ -43,7 +43,7 @@ class Doctor:
         from pure_jax.infer.doctor.found import find_models
         from pure_jax.infer.doctor.sample import read_size, sample_of
         from pure_jax.infer.pictures.reading import read_picture
-        from pure_jax.infer.progress import Reporter
+        from pure_jax.progress import Reporter
 
         if self.photo is not None and self.size is not None:
             raise PureError("a photo has its own size; give --photo or --size, not both")

@@ -65,8 +65,8 @@ class Evaluate:
         from pure_jax.infer.evaluate import METHODS, METRICS, evaluate, format_table, write_csv
         from pure_jax.infer.metrics.niqe import load_niqe_params
         from pure_jax.infer.metrics.perceptual import load_params
-        from pure_jax.infer.progress import Reporter
         from pure_jax.infer.restore import Restorer
+        from pure_jax.progress import Reporter
 
         check_seed(self.seed)
         if self.against is not None and self.save_images is not None:

@@ -45,9 +45,7 @@ class Tokenize:
         import os
         import time
 
-        from rich.console import Console
-        from rich.progress import Progress
-
+        from pure_jax.progress import Reporter
         from pure_jax.shards import WHOLE, read_shard
         from pure_jax.train.data.image_tokenizer import load_image_tokenizer
         from pure_jax.train.data.job import prepare
@@ -59,9 +57,15 @@ class Tokenize:
         shard, began = WHOLE if self.shard is None else read_shard(self.shard), time.monotonic()
         tokenizer = load_image_tokenizer(None if self.model is None else Path(self.model))
         job = prepare(self.photos, tokenizer, self.options, split=self.split, captions=self.captions)
-        with Progress(console=Console(stderr=True), disable=self.quiet) as progress:
-            task = progress.add_task("photos", total=job.photos_of(shard))
-            advance = lambda count: progress.advance(task, count)  # noqa: E731
+        total, done = job.photos_of(shard), 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            progress("tokenize", done, total)
+
+        with Reporter(self.quiet, counted="steps", told=False, stays=True) as progress:
+            progress("tokenize", 0, total)
             report = tokenize(job, self.out, shard, self.workers or cores, advance)
         if not self.quiet:
             there = f", {report.there} files were there" if report.there else ""
@@ -128,6 +132,7 @@ class Degrade:
     def run(self) -> None:
         import logging
 
+        from pure_jax.progress import Reporter
         from pure_jax.train.data.degrade import degrade_folder
 
         logger = logging.getLogger("pure_jax")
@@ -135,20 +140,22 @@ class Degrade:
         if self.quiet:
             logger.setLevel(logging.ERROR)  # a photo that was skipped is a warning
         try:
-            count = degrade_folder(
-                self.source,
-                self.destination,
-                scale=self.scale,
-                seed=self.seed,
-                preset=self.preset,
-                crop=self.crop,
-                split=self.split,
-                names=read_names(self.names),
-                limit=self.limit,
-                sharpen=self.sharpen,
-                replay=self.replay,
-                overwrite=self.overwrite,
-            )
+            with Reporter(self.quiet, counted="steps", told=False) as progress:
+                count = degrade_folder(
+                    self.source,
+                    self.destination,
+                    scale=self.scale,
+                    seed=self.seed,
+                    preset=self.preset,
+                    crop=self.crop,
+                    split=self.split,
+                    names=read_names(self.names),
+                    limit=self.limit,
+                    sharpen=self.sharpen,
+                    replay=self.replay,
+                    overwrite=self.overwrite,
+                    progress=progress,
+                )
         finally:
             logger.setLevel(level)
         if self.json:

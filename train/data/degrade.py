@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from pure_jax.errors import PureError
 from pure_jax.files import scratch
+from pure_jax.infer.contract import Progress, silent
 from pure_jax.train.data.degradation import (
     PRESETS,
     Degradation,
@@ -61,6 +62,7 @@ def degrade_folder(
     overwrite: bool = False,
     sharpen: str = "none",
     replay: Path | None = None,
+    progress: Progress = silent,
 ) -> int:
     """Degrade the photos of a folder, in the order of their names, and return how many pairs were written.
 
@@ -71,7 +73,7 @@ def degrade_folder(
     `captions.jsonl` in `source` puts there; with `names`, only those files of them. `limit` is the largest number of
     photos read. A photo that cannot be read, or is too small, is skipped with a warning. sharpen: one of
     `degradation.USM`. replay: a `pairs.jsonl` whose draws are repeated instead of drawing anew (`seed`, `preset` and
-    `sharpen` then say nothing); it names the photos to take.
+    `sharpen` then say nothing); it names the photos to take. progress: is told of each photo.
     Raises PureError for arguments out of range, a folder without photos, a destination that is not empty or cannot be
     written, or if no pair could be made.
     """
@@ -97,9 +99,8 @@ def degrade_folder(
     staging, existed = destination / STAGING, destination.exists()
     try:
         with scratch(staging, destination):
-            records = _write_pairs(
-                staging, photos, draw_of, sharpen == "both" and replay is None, scale, crop, captions
-            )
+            sharp = sharpen == "both" and replay is None
+            records = _write_pairs(staging, photos, draw_of, sharp, scale, crop, captions, progress)
             if not records:
                 raise PureError(
                     f"none of the {len(photos)} photos in {source} could be used; the warnings above say why"
@@ -133,12 +134,14 @@ def _write_pairs(
     scale: int,
     crop: int | None,
     captions: Mapping[str, dict],
+    progress: Progress,
 ) -> list[dict]:
     """Fill an empty directory; returns the rows of its pairs.jsonl."""
     for folder in FOLDERS:
         (directory / folder).mkdir()
     records = []
-    for photo in photos:
+    for done, photo in enumerate(photos):
+        progress("degrade", done, len(photos))
         try:
             gt = _read_photo(photo, scale, crop)
         except Exception as error:  # broken files make Pillow raise OSError, SyntaxError, struct.error and more

@@ -1,4 +1,4 @@
-"""What a command is doing, on stderr: a bar on a terminal; elsewhere a line for each stage and one every 30 seconds."""
+"""What a command is doing, on stderr: a bar on a terminal; elsewhere a line every 30 seconds, and for each stage."""
 
 from __future__ import annotations
 
@@ -8,10 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Thread
-from typing import Self
+from typing import Literal, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 INTERVAL = 30.0
@@ -21,23 +32,39 @@ INTERVAL = 30.0
 class Reporter:
     """Shows stages as long as it is open; it is called as a `pure_jax.infer.contract.Progress`.
 
-    The bar is gone when the work ends, so that a result or an error stands alone.
+    counted: what the bar says of the numbers: tokens a second while restoring, how many steps of how many, or bytes.
+    told: a line for each stage as it begins, where there is no terminal; else what is over soon is silent.
+    stays: the last bar is left behind; else it is gone when the work ends, so that a result or an error stands alone.
     """
 
-    def __init__(self, quiet: bool = False, interval: float = INTERVAL) -> None:
+    def __init__(
+        self,
+        quiet: bool = False,
+        interval: float = INTERVAL,
+        counted: Literal["tokens", "steps", "bytes"] = "tokens",
+        told: bool = True,
+        stays: bool = False,
+    ) -> None:
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), _TokensPerSecond())
+        columns: dict[str, tuple[ProgressColumn, ...]] = {
+            "tokens": (_TokensPerSecond(),),
+            "steps": (MofNCompleteColumn(),),
+            "bytes": (DownloadColumn(), TransferSpeedColumn()),
+        }
         self._bar = Progress(
-            *columns,
+            TextColumn("{task.description}"),
+            BarColumn(),
+            *columns[counted],
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
-            transient=True,
+            transient=not stays,
             disable=quiet or not console.is_terminal,
         )
         self._task = self._bar.add_task("", total=None)
         self._stage = _Stage("", 0, 0)
         self._interval = interval
+        self._told = told
         self._closed = Event()
         self._resting = False
         # A thread of its own, because compiling takes minutes in which nobody calls.
@@ -55,15 +82,15 @@ class Reporter:
             self._lines.join()
         self._bar.stop()
 
-    def __call__(self, stage: str, done: int = 0, total: int = 0) -> None:
+    def __call__(self, stage: str, done: int = 0, total: int = 0, note: str = "") -> None:
+        """note: what is to be said beside the stage, such as the loss."""
         if stage != self._stage.name:
             self._stage = _Stage(stage, done, total)
-            self._bar.reset(self._task, description=stage, completed=done, total=total or None)
-            if self._lines is not None:
+            self._bar.reset(self._task, completed=done, total=total or None)
+            if self._lines is not None and self._told:
                 _print(stage)
-        else:
-            self._stage.done = done
-            self._bar.update(self._task, completed=done)
+        self._stage.done, self._stage.note = done, note
+        self._bar.update(self._task, completed=done, description=f"{stage}, {note}" if note else stage)
 
     def say(self, line: str) -> None:
         """A line that stays, above the bar where there is one."""
@@ -94,13 +121,14 @@ class _Stage:
     total: int
     began: float = field(default_factory=time.monotonic)
     done: int = 0
+    note: str = ""
 
     def status(self, now: float) -> str:
         """ "restore 35 % of 57,600 after 0:45, about 1:24 left" """
         elapsed, new = now - self.began, self.done - self.first
         share = f" {100 * self.done // self.total} % of {self.total:,}" if self.total else ""
         left = f", about {_clock(elapsed * (self.total - self.done) / new)} left" if new > 0 else ""
-        return f"{self.name}{share} after {_clock(elapsed)}{left}"
+        return f"{self.name}{share} after {_clock(elapsed)}{left}{f', {self.note}' if self.note else ''}"
 
 
 class _TokensPerSecond(ProgressColumn):

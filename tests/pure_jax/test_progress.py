@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pure_jax.infer.progress import Reporter, _Stage
+from pure_jax.progress import Reporter, _Stage
 
 
 class Terminal(io.StringIO):
@@ -67,6 +67,16 @@ def test_a_line_tells_the_share_the_time_and_what_is_left(stage, now, line):
     assert stage.status(now) == line
 
 
+def test_a_note_follows_what_is_counted(capsys):
+    with Reporter(counted="steps", told=False) as report:
+        report("train", 0, 20)
+        report("train", 10, 20, "loss 0.5")
+        assert (
+            report._stage.status(report._stage.began + 60) == "train 50 % of 20 after 1:00, about 1:00 left, loss 0.5"
+        )
+    assert capsys.readouterr().err == ""
+
+
 def test_a_terminal_gets_a_bar_that_goes(monkeypatch):
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")
@@ -77,6 +87,19 @@ def test_a_terminal_gets_a_bar_that_goes(monkeypatch):
     shown = terminal.getvalue()
     assert "restore" in shown and "pure:" not in shown
     assert shown.endswith("\x1b[2K")  # the line is erased
+
+
+@pytest.mark.parametrize(("counted", "said"), [("steps", "30/100"), ("bytes", "30/100 bytes"), ("tokens", "restore")])
+def test_a_bar_that_stays_says_how_far_it_came(monkeypatch, counted, said):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Reporter(counted=counted, stays=True) as report:
+        report("restore", 30, 100, "loss 0.5")
+    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert (
+        said in shown and "restore, loss 0.5" in shown and shown.endswith("\n\x1b[?25h")
+    )  # the cursor, and no erasing
 
 
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])
