@@ -96,8 +96,8 @@ def _forked(command: Restore, last: int | None = None, after: float | None = Non
 
 
 def _main(plan: dict[str, Any]) -> list[list[int]]:
-    for module in ("folders.run", "nsarm.captions", "progress"):  # once, and not in every fork
-        import_module(f"pure_jax.infer.{module}")
+    for module in ("infer.folders.run", "infer.nsarm.captions", "progress"):  # once, and not in every fork
+        import_module(f"pure_jax.{module}")
     Image.init()
 
     def command(number: int) -> Restore:

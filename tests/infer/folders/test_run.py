@@ -184,7 +184,7 @@ def test_what_a_format_cannot_hold_is_that_pictures_failure(pure):
 def test_a_photo_that_gets_too_large_is_told_the_largest_scale(pure):
     Image.new("L", (3000, 2000)).save("in/wide.png")
     outcome = pure("in/a.png", "in/wide.png", "out", "--scale", 8)
-    assert outcome.status == 1 and "choose a scale of at most 3.26" in outcome.err
+    assert outcome.status == 1 and "choose a scale of at most 4.08" in outcome.err
 
 
 # ---- what is done already ------------------------------------------------------------------------------------------
