@@ -16,9 +16,25 @@ NETWORKS = {"vqgan": "image tokenizer", "lm": "language model", "decoder": "deco
 """The folders of a run of PURE's, and what they are called."""
 
 
-def model_card(out: Path, recipe: Recipe, calls: list[dict[str, Any]], tables: Mapping[str, str], photos: Path) -> str:
+HOW = "## How it was made"
+
+
+def how_it_began(name: str, directory: Path) -> str:
+    """Paragraphs on the model that a run starts from: its name, and what its own card says of its making."""
+    path = directory / "README.md"
+    told = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    _, _, behind = told.partition(HOW)
+    calls = [line for line in behind.partition("\n## ")[0].splitlines() if line.startswith("- `pure train")]
+    made = "\n".join([":", "", *calls]) if calls else "."
+    return f"Training went on from the weights of {name}{made}\n\nand then with\n\n"
+
+
+def model_card(
+    out: Path, recipe: Recipe, calls: list[dict[str, Any]], tables: Mapping[str, str], photos: Path, begun: str = ""
+) -> str:
     """README.md of the model directory.
 
+    begun: what comes before the calls, see `how_it_began`.
     calls: what is known of every call of the command (command, commit, hardware, seconds, stages' steps afterwards).
     tables: title -> Markdown.
     """
@@ -49,9 +65,9 @@ so that the restored codes stand at a fixed distance from the codes they restore
 - Its description of a tile (light, colours, texture, edges) was measured on the pixels of training tiles, so that a \
 reader can check it.
 
-## How it was made
+{HOW}
 
-{how_it_was_made(out, NETWORKS, calls, photos)}
+{begun}{how_it_was_made(out, NETWORKS, calls, photos)}
 
 Sampling: temperature {chosen["temperature"]}, k up to {chosen["k_max"]:.0f}, chosen on {recipe.tuning_photos} photos of
 the train split that no stage trained on:

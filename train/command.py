@@ -289,6 +289,11 @@ class TrainDemo:
     """Text file with the names of the photos for the table, one a line; by default the whole val split."""
     niqe: Path | None = None
     """NIQE's pristine model, an .npz file; by default BasicSR's, which ships with this package."""
+    start: str | None = None
+    """Train a finished model on: a directory or hub id, of the recipe's sizes. Its tokenizers stay, its language model
+    and its decoder go on. Only for recipes of PURE's family."""
+    seed: int | None = None
+    """Of the photos' crops and degradations, instead of the recipe's: with --start, others than that model has read."""
     steps: tuple[str, ...] = ()
     """Steps of networks instead of the recipe's, such as lm=9000 vqgan=4000; they may be changed until a network's last
     steps have begun. The recipes' networks are vqgan, lm and decoder; NSARM's vae, map_network and scales."""
@@ -302,6 +307,7 @@ class TrainDemo:
         from pure_jax.train.nsarm.run import NsarmRun
         from pure_jax.train.recipes import RECIPES, with_steps
         from pure_jax.train.staged import TimeIsUp
+        from pure_jax.train.start import located
 
         known = RECIPES | NSARM_RECIPES
         if self.recipe not in known:
@@ -310,6 +316,14 @@ class TrainDemo:
             raise PureError(f"{self.hours} hours are no time to train; give more than 0")
         kind = DemoRun if self.recipe in RECIPES else NsarmRun
         recipe = with_steps(known[self.recipe](), self.steps, kind.networks)
+        if self.seed is not None:
+            if not 0 <= self.seed < 2**32:
+                raise PureError(f"seed is {self.seed}, but it must lie in 0 ... {2**32 - 1:,}")
+            recipe = replace(recipe, seed=self.seed)
+        if self.start is not None:
+            if kind is not DemoRun:
+                raise PureError(f"--start is for recipes of PURE's family, and {self.recipe} is none")
+            recipe = replace(recipe, start=located(self.start))
         deadline = None if self.hours is None else time.monotonic() + self.hours * 3600
         run = kind(self.photos, self.out, recipe, read_names(self.val_names), self.niqe, deadline)
         try:

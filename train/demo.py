@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,23 @@ import numpy as np
 from rich.console import Console
 from tokenizers import Tokenizer
 
+from pure_jax.config import to_dict
+from pure_jax.convert.opening import find, load
+from pure_jax.errors import PureError
 from pure_jax.files import replacing
 from pure_jax.infer.decoding.generate import generate
 from pure_jax.model import Model
-from pure_jax.train.card import NETWORKS, model_card
+from pure_jax.train.card import NETWORKS, how_it_began, model_card
 from pure_jax.train.data.descriptions import all_descriptions, describe
 from pure_jax.train.data.labels import load_thresholds
 from pure_jax.train.data.rounds import TILES_PER_SIDE, RecordRounds, Records, build_records, region_at
 from pure_jax.train.decoder import RestoredTiles, load_tiles, save_tiles
 from pure_jax.train.language_model import tercile_thresholds
 from pure_jax.train.measuring import chosen_sampling
-from pure_jax.train.runs import Run
+from pure_jax.train.runs import Run, differences
 from pure_jax.train.staged import StagedRun
 from pure_jax.train.stages import THRESHOLDS, train_decoder, train_language_model, train_vqgan
+from pure_jax.train.start import Start
 from pure_jax.train.tokenizer import train_tokenizer
 from pure_jax.vocabulary import load_vocabulary
 
@@ -64,6 +69,27 @@ class DemoRun(StagedRun):
     def decoder_run(self) -> Run:
         return self.run_of("decoder")
 
+    @cached_property
+    def start(self) -> Model | None:
+        """The model whose training goes on, in float32.
+
+        Raises:
+            PureError: it has other sizes than the recipe; what `load` refuses.
+        """
+        if self.recipe.start is None:
+            return None
+        model = load(self.recipe.start, dtype="float32")
+        own, theirs = to_dict(self.recipe.model), to_dict(model.config)
+        for name, (mine, other) in sorted(differences(own, theirs).items()):
+            if not name.startswith(("sampling.", "transformer.scan_layers")):
+                raise PureError(f"{self.recipe.start} has {name} {other}, but the recipe says {mine}")
+        return model
+
+    @property
+    def vqgan_params(self) -> Any:
+        """The image tokenizer that the language model reads and writes."""
+        return self.vqgan_run.params() if self.start is None else self.start.params["vqgan"]
+
     def model(self, vqgan_params: Any) -> Model:
         """The language model as trained so far, with an image tokenizer."""
         config, path = self.recipe.model, self.tokenizer_file
@@ -76,32 +102,35 @@ class DemoRun(StagedRun):
 
     def final_vqgan(self) -> Any:
         """The image tokenizer with the decoder that was trained behind it."""
-        return self.vqgan_run.params() | self.decoder_run.params()
+        return self.vqgan_params | self.decoder_run.params()
 
     # ---- stages: each returns whether it is done -------------------------------------------------------------------
 
     def tokenizer(self) -> bool:
         if not self.tokenizer_file.is_file():
-            tokenizer = train_tokenizer(
-                all_descriptions(),
-                codebook_size=self.recipe.model.vqgan.codebook_size,
-                text_vocab=self.recipe.text_vocab,
-            )
+            if self.start is not None:
+                tokenizer = self.start.tokenizer
+            else:
+                tokenizer = train_tokenizer(
+                    all_descriptions(),
+                    codebook_size=self.recipe.model.vqgan.codebook_size,
+                    text_vocab=self.recipe.text_vocab,
+                )
             with replacing(self.tokenizer_file) as beside:
                 tokenizer.save(str(beside))
         return True
 
     def vqgan(self) -> bool:
         recipe = self.recipe
-        return self.vqgan_run.reached(recipe.vqgan.steps) or train_vqgan(
-            self.train_photos, recipe.model, recipe.vqgan, self.vqgan_run
-        )
+        if self.start is not None or self.vqgan_run.reached(recipe.vqgan.steps):
+            return True
+        return train_vqgan(self.train_photos, recipe.model, recipe.vqgan, self.vqgan_run)
 
     def language_model(self) -> bool:
         recipe = self.recipe
         if self.lm_run.reached(recipe.lm.steps):
             return True
-        params, regions = self.vqgan_run.params(), recipe.regions_per_round
+        params, regions = self.vqgan_params, recipe.regions_per_round
 
         def records(first: int) -> Records:
             return build_records(
@@ -112,9 +141,15 @@ class DemoRun(StagedRun):
         # Level borders are the terciles of the first round, and stay so when it is gone.
         stored = self.lm_run.out / THRESHOLDS
         thresholds = load_thresholds(stored) if stored.is_file() else tercile_thresholds(rounds.epoch(0))
-        codebook = params["quantizer"]["codebook"]
         return train_language_model(
-            rounds, thresholds, recipe.model, recipe.lm, self.tokenizer_file, codebook, self.lm_run
+            rounds,
+            thresholds,
+            recipe.model,
+            recipe.lm,
+            self.tokenizer_file,
+            params["quantizer"]["codebook"],
+            self.lm_run,
+            start=None if recipe.start is None else Start(recipe.start),
         )
 
     def restored(self) -> bool:
@@ -122,7 +157,7 @@ class DemoRun(StagedRun):
         missing = [part for part in self.restored_parts if not part.is_file()]
         if self.decoder_run.reached(self.recipe.decoder.steps) or not missing:
             return True
-        recipe, model = self.recipe, self.model(self.vqgan_run.params())
+        recipe, model = self.recipe, self.model(self.vqgan_params)
         for number, path in enumerate(self.restored_parts):
             if path.is_file():
                 continue
@@ -151,7 +186,7 @@ class DemoRun(StagedRun):
             load_tiles(self.restored_parts),
             recipe.model,
             recipe.decoder,
-            self.vqgan_run.params(),
+            self.vqgan_params,
             self.decoder_run,
         )
 
@@ -168,4 +203,5 @@ class DemoRun(StagedRun):
         return self.measuring.table_with_words(pairs, model, load_thresholds(self.lm_run.out / THRESHOLDS))
 
     def card(self, calls: list[dict[str, Any]], tables: dict[str, str]) -> str:
-        return model_card(self.out, self.recipe, calls, tables, self.photos)
+        begun = "" if self.recipe.start is None else how_it_began(self.recipe.start, find(self.recipe.start))
+        return model_card(self.out, self.recipe, calls, tables, self.photos, begun)

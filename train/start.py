@@ -129,12 +129,14 @@ def _like(rows: Array, count: int, key: Array) -> Array:
     return rows.mean(axis=0) + (RESAMPLED / len(rows)) ** 0.5 * weights @ centred
 
 
+def located(model: str) -> str:
+    """A directory by its full path, since a run may go on from elsewhere; a hub id as it is."""
+    return os.path.abspath(model) if os.path.isdir(model) else model
+
+
 def describe_start(start: Start | None) -> dict[str, Any] | None:
-    """What a run's folder keeps of it; a directory by its full path, since a run may go on from elsewhere."""
-    if start is None:
-        return None
-    model = os.path.abspath(start.model) if os.path.isdir(start.model) else start.model
-    return dataclasses.asdict(dataclasses.replace(start, model=model))
+    """What a run's folder keeps of it."""
+    return None if start is None else dataclasses.asdict(dataclasses.replace(start, model=located(start.model)))
 
 
 def starting_state(

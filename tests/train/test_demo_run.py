@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tyro
@@ -93,6 +94,35 @@ def test_the_photos_for_tuning_are_trained_on_by_no_stage(photos, run):
     assert demo_run.tuning_names == ["b.png"]
     assert [photo.name for photo in demo_run.train_photos] == ["a.png", "c.png"]
     assert {path.stem for path in (run / "tuning" / "gt").iterdir()} == {"b"}
+
+
+@pytest.fixture(scope="module")
+def further(photos, run, tmp_path_factory):
+    """A run that goes on from the finished model, on other crops."""
+    out = tmp_path_factory.mktemp("runs") / "further"
+    DemoRun(photos, out, replace(RECIPE, start=str(run / "model"), seed=1)).run("pure train demo --start model")
+    return out
+
+
+def test_a_finished_model_is_trained_on(run, further):
+    first, then = (pure_jax.load(out / "model") for out in (run, further))
+    assert (further / "tokenizer.json").read_bytes() == (run / "model" / "tokenizer.json").read_bytes()
+    assert not (further / "vqgan").exists()
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), first.params, then.params)
+    assert all(jax.tree.leaves([same["vqgan"]["encoder"], same["vqgan"]["quantizer"]]))
+    assert not same["transformer"]["lm_head"]["kernel"] and not same["vqgan"]["decoder"]["conv_out"]["kernel"]
+
+
+def test_its_card_tells_how_the_model_before_was_made(run, further):
+    told = (further / "model" / "README.md").read_text()
+    assert "- `pure train demo --hours 0.001`" in told and "- `pure train demo --start model`" in told
+    assert told.index("hours 0.001") < told.index("and then with") < told.index("--start model")
+
+
+def test_a_start_of_other_sizes_is_refused(photos, run, tmp_path):
+    wider = replace(RECIPE.model, transformer=replace(RECIPE.model.transformer, intermediate_size=64))
+    with pytest.raises(PureError, match="intermediate_size 48, but the recipe says 64"):
+        DemoRun(photos, tmp_path / "run", replace(RECIPE, model=wider, start=str(run / "model"))).run("pure train demo")
 
 
 def test_a_run_of_another_recipe_is_refused(photos, run):

@@ -37,6 +37,10 @@ class Recipe:
     """Of the sampling settings that lose at most so many dB of PSNR-Y against bicubic, the best to look at is taken."""
     evaluation_crop: int = 256
     seed: int = 0
+    """Of the regions; a run that starts from a model wants another one than that model's."""
+    start: str | None = None
+    """Directory or hub id of a finished model of these sizes: its tokenizers are taken as they are, and its language
+    model and its decoder are trained on."""
 
 
 def demo_recipe() -> Recipe:
