@@ -127,8 +127,6 @@ class Compare:
     """Replace that file if it exists already."""
 
     def run(self) -> None:
-        from itertools import count
-
         from pure_jax.checkpoint import demo_directory
         from pure_jax.convert.compare import compare, format_report, open_side, read_square, require_same_sizes, to_json
         from pure_jax.files import check_output_file
@@ -151,10 +149,9 @@ class Compare:
         require_same_sizes(a, b)
         unit = a.checkpoint.vocabulary.codes_per_grid * a.checkpoint.config.vqgan.stride
         pixels = read_square(self.image or demo_directory() / "sample.png", self.size, unit)
-        total, done = 2 * (a.checkpoint.config.transformer.num_layers + 3), count(1)
         with Reporter(counted="steps", told=False) as progress:
-            progress("compute", 0, total)
-            report = compare(a, b, pixels, self.dtype, lambda: progress("compute", next(done), total))
+            add = progress.adding("compute", 2 * (a.checkpoint.config.transformer.num_layers + 3))
+            report = compare(a, b, pixels, self.dtype, lambda: add(1))
         self._conclude(to_json(report), format_report(report), bool(report.failed))
 
     def _compare_scales(self, a: Any, b: Any) -> None:
@@ -162,13 +159,16 @@ class Compare:
         from pure_jax.checkpoint import demo_directory
         from pure_jax.convert.compare import read_square
         from pure_jax.convert.nsarm.compare import Inputs, compare, format_report, to_json
+        from pure_jax.progress import Reporter
 
         if self.dtype != "float32":
             raise PureError(f"models of the family nsarm are compared in float32; leave --dtype {self.dtype} out")
         config, image = a.checkpoint.config, self.image or demo_directory() / "sample.png"
         low, high = (read_square(image, side, 1) for side in (config.low_quality_size, config.tile_size))
         first, second = ((side.name, side.checkpoint, side.runner) for side in (a, b))
-        report = compare(first, second, Inputs(low, high))
+        with Reporter(told=False) as progress:
+            progress("compute")
+            report = compare(first, second, Inputs(low, high))
         self._conclude(to_json(report), format_report(report), bool(report.failed))
 
     def _conclude(self, facts: dict[str, Any], text: str, failed: bool) -> None:

@@ -79,27 +79,14 @@ def convert(
     size = sum(map(total_bytes, model.tensors.values()))
     _require_space(destination, size)
     with Reporter(counted="bytes", told=False) as report, new_directory(destination) as beside:
-        write(beside, model, progress=_adding_up(report, "write", size))
+        write(beside, model, progress=report.adding("write", size))
         if verify:
-            count = compare_bits(beside, model, _adding_up(report, "verify", size))
+            count = compare_bits(beside, model, report.adding("verify", size))
             remarks.append(f"verified: {count} parameters were read again from source and result, and are equal")
     for remark in remarks:
         print(f"note: {remark}")
     instead = f" instead of {_size(before)}" if size < before else ""
     print(f"{destination}: {_size(size)} of parameters{instead}")
-
-
-def _adding_up(report: Reporter, stage: str, total: int) -> Callable[[int], None]:
-    """A function that is told numbers of bytes, one after the other."""
-    done = 0
-
-    def add(count: int) -> None:
-        nonlocal done
-        done += count
-        report(stage, done, total)
-
-    report(stage, 0, total)
-    return add
 
 
 def _open(path: Path, dtype: str, **options: Any) -> Upstream:

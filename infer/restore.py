@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -143,15 +143,17 @@ class Restorer:
             # Transparency is restored as a grey picture of its own, in the same batches.
             sources.append(np.repeat(picture.alpha[..., None], 3, axis=-1))
 
-        def tiles_of(magnification: int) -> np.ndarray:
-            copies = (enlarge(source, height, width, magnification) for source in sources)
+        def tiles_of(copies: Iterable[np.ndarray], magnification: int = 1) -> np.ndarray:
             return np.concatenate([cut(copy, plan.scaled_down(magnification)) for copy in copies])
 
-        shown = tiles_of(1)
-        tiles = shown if config.magnification == 1 else tiles_of(config.magnification)
+        large = [enlarge(source, height, width) for source in sources]
+        shown = tiles = tiles_of(large)
+        if config.magnification > 1:
+            small = (enlarge(source, height, width, config.magnification) for source in sources)
+            tiles = tiles_of(small, config.magnification)
         flat = np.array([(tile == tile[:1, :1]).all() for tile in shown])
         if preview is not None and "preview" in inspect.signature(restore_tiles).parameters:
-            canvas = Canvas(shown[: len(plan.corners)], plan, enlarge(sources[0], height, width), fix, preview)
+            canvas = Canvas(shown[: len(plan.corners)], plan, large[0], fix, preview)
             options["preview"] = partial(canvas.update, np.flatnonzero(~flat))
         if "ask" in options:  # tiles that are drawn again need the answer once more
             options["ask"] = once(options["ask"])
@@ -173,12 +175,11 @@ class Restorer:
         progress("blend", 0, 0)
         count = len(plan.corners)
         colours, transparency = all_tiles[:count], all_tiles[count:]
-        source = _enlarged_rows(sources[0], picture, height, width)
+        source = _rows_of(large[0]) if picture.fine is None else _fine_rows(picture, height, width)
         rgb, fine = finished(_images(colours), plan, source, fix, strength, deep=picture.fine is not None)
         opacity = None
         if transparency:
-            source = _enlarged_rows(sources[1], None, height, width)
-            opacity = finished(_images(transparency), plan, source, fix, strength)[0][..., 1]
+            opacity = finished(_images(transparency), plan, _rows_of(large[1]), fix, strength)[0][..., 1]
         elif picture.alpha is not None:
             opacity = enlarge(picture.alpha, height, width)
         texts = [tile.text for tile in colours]
@@ -249,10 +250,12 @@ def _images(tiles: list[RestoredTile]) -> list[np.ndarray]:
     return [tile.image for tile in tiles]
 
 
-def _enlarged_rows(source: np.ndarray, picture: Picture | None, height: int, width: int) -> Rows:
-    """Rows of what is enlarged: the source, uint8 [h, w, 3], or the picture's 16 bits a channel where it has them."""
-    if picture is None or picture.fine is None:
-        large = enlarge(source, height, width)
-        return lambda first, behind: large[first:behind]
+def _rows_of(image: np.ndarray) -> Rows:
+    return lambda first, behind: image[first:behind]
+
+
+def _fine_rows(picture: Picture, height: int, width: int) -> Rows:
+    """Of a picture of 16 bits a channel, enlarged strip by strip, as it would be large in floats."""
+    assert picture.fine is not None
     fine = picture.fine if picture.alpha is None else fill_hidden(picture.fine, picture.alpha)
     return lambda first, behind: enlarge_fine(fine, height, width, (first, behind))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Thread
@@ -91,6 +91,18 @@ class Reporter:
                 _print(stage)
         self._stage.done, self._stage.note = done, note
         self._bar.update(self._task, completed=done, description=f"{stage}, {note}" if note else stage)
+
+    def adding(self, stage: str, total: int) -> Callable[[int], None]:
+        """Begin a stage; returns what is to be told how much more of it is done, again and again."""
+        done = 0
+
+        def add(count: int) -> None:
+            nonlocal done
+            done += count
+            self(stage, done, total)
+
+        self(stage, 0, total)
+        return add
 
     def say(self, line: str) -> None:
         """A line that stays, above the bar where there is one."""

@@ -77,6 +77,14 @@ def test_a_note_follows_what_is_counted(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_what_is_told_in_portions_adds_up():
+    with Reporter(quiet=True) as report:
+        add = report.adding("write", 100)
+        add(30)
+        add(20)
+    assert (report._stage.name, report._stage.done, report._stage.total) == ("write", 50, 100)
+
+
 def test_a_terminal_gets_a_bar_that_goes(monkeypatch):
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import flax
@@ -16,6 +18,7 @@ import pytest
 from jax import Array
 
 from pure_jax.errors import PureError
+from pure_jax.progress import Reporter
 from pure_jax.train.loop import batches, checkpoint_manager, newest_step, newest_tree, train
 from tests.disk import files_limited_to
 
@@ -122,6 +125,19 @@ def test_metrics_are_means_since_the_last_line(tmp_path):
     np.testing.assert_allclose([line["loss"] for line in lines], [np.mean(losses[:3]), np.mean(losses[3:6]), losses[6]])
     assert all(set(line) == {"step", "seconds_per_step", "input_wait", "loss", "first"} for line in lines)
     assert all(line["seconds_per_step"] >= 0 and 0 <= line["input_wait"] <= 1 for line in lines)
+
+
+def test_without_a_terminal_a_run_says_how_far_it_is_and_its_loss(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pure_jax.train.loop.Reporter", partial(Reporter, interval=0.02))
+
+    def slow(step: int) -> np.ndarray:
+        time.sleep(0.05)
+        return numbers(step)
+
+    train(START, walk, slow, steps=20, directory=tmp_path, log_every=1)
+    lines = capsys.readouterr().err.splitlines()
+    told = [line for line in lines if re.fullmatch(r"pure: train \d+ % of 20 after .* left, loss -?\d+\.\d{4}", line)]
+    assert told and len(lines) < 200
 
 
 def test_only_the_newest_two_checkpoints_stay(tmp_path):

@@ -57,16 +57,9 @@ class Tokenize:
         shard, began = WHOLE if self.shard is None else read_shard(self.shard), time.monotonic()
         tokenizer = load_image_tokenizer(None if self.model is None else Path(self.model))
         job = prepare(self.photos, tokenizer, self.options, split=self.split, captions=self.captions)
-        total, done = job.photos_of(shard), 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            progress("tokenize", done, total)
-
         with Reporter(self.quiet, counted="steps", told=False, stays=True) as progress:
-            progress("tokenize", 0, total)
-            report = tokenize(job, self.out, shard, self.workers or cores, advance)
+            add = progress.adding("tokenize", job.photos_of(shard))
+            report = tokenize(job, self.out, shard, self.workers or cores, add)
         if not self.quiet:
             there = f", {report.there} files were there" if report.there else ""
             skipped = f", {report.skipped} photos skipped" if report.skipped else ""
