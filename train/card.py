@@ -42,7 +42,8 @@ def model_card(
     transformer, vqgan = config.transformer, config.vqgan
     chosen = sampling["chosen"]
     tried = "\n".join(
-        f"| {t['temperature']} | {t['k_max']:.0f} | {t['psnr_y']:.2f} | {t['perceptual']:.3f} | {figure(t['niqe'])} |"
+        f"| {t['guidance_scale']:g} | {t['temperature']:g} | {t['k_max']:.0f} | {t['psnr_y']:.2f} "
+        f"| {t['perceptual']:.3f} | {figure(t['niqe'])} |"
         for t in sampling["tried"]
     )
     return f"""# pure-jax demo model
@@ -69,11 +70,11 @@ reader can check it.
 
 {begun}{how_it_was_made(out, NETWORKS, calls, photos)}
 
-Sampling: temperature {chosen["temperature"]}, k up to {chosen["k_max"]:.0f}, chosen on {recipe.tuning_photos} photos of
-the train split that no stage trained on:
+Sampling: guidance scale {chosen["guidance_scale"]:g}, temperature {chosen["temperature"]:g}, k up to \
+{chosen["k_max"]:.0f}, chosen on {recipe.tuning_photos} photos of the train split that no stage trained on:
 
-| temperature | k up to | PSNR-Y [dB] | perceptual distance | NIQE |
-|---:|---:|---:|---:|---:|
+| guidance scale | temperature | k up to | PSNR-Y [dB] | perceptual distance | NIQE |
+|---:|---:|---:|---:|---:|---:|
 {tried}
 
 ## Measured

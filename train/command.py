@@ -292,8 +292,9 @@ class TrainDemo:
     start: str | None = None
     """Train a finished model on: a directory or hub id, of the recipe's sizes. Its tokenizers stay, its language model
     and its decoder go on. Only for recipes of PURE's family."""
-    seed: int | None = None
-    """Of the photos' crops and degradations, instead of the recipe's: with --start, others than that model has read."""
+    set: tuple[str, ...] = ()
+    """Values of the recipe to change, each PART.FIELD=VALUE, such as lm.drift=0.4; with --start, seed=1 draws other
+    crops than that model has read."""
     steps: tuple[str, ...] = ()
     """Steps of networks instead of the recipe's, such as lm=9000 vqgan=4000; they may be changed until a network's last
     steps have begun. The recipes' networks are vqgan, lm and decoder; NSARM's vae, map_network and scales."""
@@ -306,6 +307,7 @@ class TrainDemo:
         from pure_jax.train.nsarm.recipes import NSARM_RECIPES
         from pure_jax.train.nsarm.run import NsarmRun
         from pure_jax.train.recipes import RECIPES, with_steps
+        from pure_jax.train.recipes.changes import with_changes
         from pure_jax.train.staged import TimeIsUp
         from pure_jax.train.start import located
 
@@ -315,11 +317,8 @@ class TrainDemo:
         if self.hours is not None and not self.hours > 0:
             raise PureError(f"{self.hours} hours are no time to train; give more than 0")
         kind = DemoRun if self.recipe in RECIPES else NsarmRun
-        recipe = with_steps(known[self.recipe](), self.steps, kind.networks)
-        if self.seed is not None:
-            if not 0 <= self.seed < 2**32:
-                raise PureError(f"seed is {self.seed}, but it must lie in 0 ... {2**32 - 1:,}")
-            recipe = replace(recipe, seed=self.seed)
+        recipe = with_changes(known[self.recipe](), self.set, f"the recipe {self.recipe}")
+        recipe = with_steps(recipe, self.steps, kind.networks)
         if self.start is not None:
             if kind is not DemoRun:
                 raise PureError(f"--start is for recipes of PURE's family, and {self.recipe} is none")

@@ -168,7 +168,9 @@ class DemoRun(StagedRun):
                 lq, hq, *_ = region_at(self.train_photos, recipe.model.tile_size, recipe.seed + 1, index)
                 codes.append(model.encode(lq))
                 pixels.append(hq)
-            answers = generate(model, np.concatenate(codes), seed=recipe.seed + number)
+            # One of the ways that will be chosen from, in turns: the decoder is to stand all of them.
+            sampling = replace(recipe.model.sampling, **self.settings[number % len(self.settings)])
+            answers = generate(model, np.concatenate(codes), seed=recipe.seed + number, sampling=sampling)
             tiles = np.stack([answer.codes for answer in answers]).astype(np.uint16)
             save_tiles(path, RestoredTiles(tiles, np.concatenate(pixels)))
             console.print(f"restored {number + 1} of {len(self.restored_parts)} parts")
@@ -190,9 +192,19 @@ class DemoRun(StagedRun):
             self.decoder_run,
         )
 
+    @property
+    def settings(self) -> list[dict[str, float]]:
+        """Fields of the sampling defaults that are tried."""
+        recipe = self.recipe
+        return [
+            {"guidance_scale": scale, "temperature": temperature, "k_max": most}
+            for scale in recipe.guidance_scales
+            for temperature in recipe.temperatures
+            for most in recipe.top_k
+        ]
+
     def sampling(self) -> bool:
-        settings = [{"temperature": t, "k_max": k} for t in self.recipe.temperatures for k in self.recipe.top_k]
-        return self.choose_sampling(self.model(self.final_vqgan()), settings)
+        return self.choose_sampling(self.model(self.final_vqgan()), self.settings)
 
     def result(self) -> tuple[Any, dict[str, Any], str]:
         config = replace(self.recipe.model, sampling=chosen_sampling(self.sampling_file, self.recipe.model.sampling))

@@ -33,6 +33,8 @@ class Recipe:
     tuning_crop: int = 192
     temperatures: tuple[float, ...] = (0.6, 0.8, 1.0)
     top_k: tuple[float, ...] = (32.0, 256.0)
+    guidance_scales: tuple[float, ...] = (1.0,)
+    """Others than 1 want a language model that was shown some pictures without their question (lm.uncond_prob)."""
     largest_psnr_loss: float = 1.5
     """Of the sampling settings that lose at most so many dB of PSNR-Y against bicubic, the best to look at is taken."""
     evaluation_crop: int = 256
