@@ -42,6 +42,7 @@ class DemoRun(StagedRun):
     """A run of a `Recipe`."""
 
     networks = NETWORKS
+    chosen_from = ("guidance_scales", "temperatures", "top_k")
 
     @property
     def stages(self) -> list[Callable[[], bool]]:

@@ -49,6 +49,8 @@ class StagedRun(ABC):
     networks: ClassVar[dict[str, str]]
     """Fields of the recipe that are a network's run, and what the card calls them. Their numbers of steps may change
     when a run goes on: behind a constant rate, another number changes only what is not trained yet."""
+    chosen_from: ClassVar[tuple[str, ...]] = ("temperatures",)
+    """Fields of the recipe that hold what the sampling defaults are chosen from. They may change, too."""
 
     photos: Path
     out: Path
@@ -103,7 +105,7 @@ class StagedRun(ABC):
 
     def held(self) -> AbstractContextManager[None]:
         """The run's folder, ours for the block, with the recipe in it."""
-        may_change = [f"{name}.steps" for name in self.networks]
+        may_change = [*(f"{name}.steps" for name in self.networks), *self.chosen_from]
         return run_folder(self.out, to_dict(self.recipe), may_change=may_change, file="recipe.json")
 
     def run_of(self, name: str) -> Run:

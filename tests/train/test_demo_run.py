@@ -137,6 +137,13 @@ def test_more_steps_are_no_other_recipe(photos, run):
             pass
 
 
+def test_what_is_chosen_from_may_change(photos, run):
+    with DemoRun(photos, run, replace(RECIPE, guidance_scales=(1.0, 2.0), temperatures=(0.5,))).held():
+        pass
+    with DemoRun(photos, run, RECIPE).held():
+        pass
+
+
 def test_two_runs_in_one_folder_are_refused(photos, run):
     with DemoRun(photos, run, RECIPE).held(), pytest.raises(PureError, match="another run is writing"):
         DemoRun(photos, run, RECIPE).run("pure train demo")
