@@ -18,8 +18,9 @@ from pure_jax.infer.decoding.cost import Lengths, Network
 from pure_jax.infer.decoding.generate import Answer, generate, read, usual_batch
 from pure_jax.infer.decoding.memory import Memory, decode_memory
 from pure_jax.infer.decoding.told import Words
-from pure_jax.infer.decoding.ways import FAST, usual_way, way_of_decoding
+from pure_jax.infer.decoding.ways import FAST, usual_lanes, usual_way, way_of_decoding
 from pure_jax.infer.halving import with_halved_batches
+from pure_jax.infer.lanes import in_lanes, lanes_of_cpu
 from pure_jax.model import Model
 
 TYPICAL_QUESTION = 40
@@ -138,10 +139,10 @@ def memory_of(config: ModelConfig, dtype: Any, batch: int) -> Memory:
 
 def tiles_together(config: ModelConfig, dtype: Any) -> int:
     """How many tiles are written together, if there are so many and nobody says."""
-    lengths = _lengths(config)
+    lengths, net = _lengths(config), config.transformer
     question = lengths.opening - config.sampling.max_text_tokens
-    slots = usual_way(config.transformer, dtype, 1).image_slots(lengths.height, lengths.width)
-    return usual_batch(config.transformer, dtype, config.sampling, question, slots)
+    slots = usual_way(net, dtype, 1).image_slots(lengths.height, lengths.width)
+    return usual_batch(net, dtype, config.sampling, question, slots, usual_lanes(net, dtype, 2**30))
 
 
 def _lengths(config: ModelConfig) -> Lengths:
@@ -177,13 +178,21 @@ def _in_parts(
         parts = -(-len(array) // most)
         length = -(-len(array) // parts)
         places = np.minimum(np.arange(parts * length), len(array) - 1).reshape(parts, length)
-        for number, part in enumerate(places):
-            on_part(number * length)
-            own = apply(array[part])
-            if number == 0:  # filled part by part, as a list to be joined would take the memory twice
-                results = np.empty((len(array), *own.shape[1:]), own.dtype)
-            begin = number * length
-            results[begin : begin + length] = own[: len(array) - begin]
+        on_part(0)
+        own = apply(array[places[0]])
+        # Filled part by part, as a list to be joined would take the memory twice.
+        results = np.empty((len(array), *own.shape[1:]), own.dtype)
+        results[:length] = own[: len(array)]
+        waiting = iter(range(1, parts))
+
+        def lane(step: Callable[[], None]) -> None:
+            for number in waiting:
+                step()
+                begin = number * length
+                on_part(begin)
+                results[begin : begin + length] = apply(array[places[number]])[: len(array) - begin]
+
+        in_lanes([lane] * lanes_of_cpu(parts - 1))
         return results
 
     return with_halved_batches(run, min(VQGAN_BATCH, len(array)), "free some of it, or try --device cpu")

@@ -92,15 +92,17 @@ class StagedRun(ABC):
             raise PureError(f"{self.photos} is not a folder of photos; give one with --photos")
         with self.held():
             journal = Journal(self.out / "calls.jsonl", command)
-            for stage in self.stages:
-                console.print(f"stage {stage.__name__}")
-                done = stage()
+            try:
+                for stage in self.stages:
+                    console.print(f"stage {stage.__name__}")
+                    done = stage()
+                    journal.update()
+                    if not done:
+                        raise TimeIsUp(stage.__name__)
+                console.print("stage export")
+                self.export(journal)
+            finally:  # the time of a call that is interrupted counts, too
                 journal.update()
-                if not done:
-                    raise TimeIsUp(stage.__name__)
-            console.print("stage export")
-            self.export(journal)
-            journal.update()
         return self.directory
 
     def held(self) -> AbstractContextManager[None]:

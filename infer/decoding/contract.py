@@ -7,7 +7,7 @@ are compiled; a way comes back to the host now and then, to show progress or to 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -146,10 +146,18 @@ class Job:
     """For whoever wants to watch; a way need not call it."""
     forced: np.ndarray | None = None
     """int32 [count, n]: tokens of each answer behind the prefix that are not the model's choice; FREE elsewhere."""
+    first: int = 0
+    """The first picture's number for the noise; the others' follow."""
 
     @property
     def count(self) -> int:
         return len(self.prompts)
+
+    def part(self, start: int, stop: int) -> Job:
+        """The pictures from `start` on, before `stop`, as a job of their own."""
+        forced = None if self.forced is None else self.forced[start:stop]
+        prompts, lq = self.prompts[start:stop], self.lq[start:stop]
+        return replace(self, prompts=prompts, lq=lq, forced=forced, first=self.first + start)
 
 
 def stage_end(grid: tuple[int, int], tokens: int) -> int:

@@ -11,13 +11,14 @@ import numpy as np
 from pure_jax.config import SamplingConfig, TransformerConfig
 from pure_jax.errors import PureError
 from pure_jax.infer.contract import Progress, silent
+from pure_jax.infer.decoding.abreast import lanes_for, write_abreast
 from pure_jax.infer.decoding.contract import Decoding, Job, Show, Written, unseen
 from pure_jax.infer.decoding.cost import Lengths, Network
 from pure_jax.infer.decoding.memory import fitting_batch
 from pure_jax.infer.decoding.noise import Noise, noise_of
 from pure_jax.infer.decoding.prefill import full_batches, open_batch
 from pure_jax.infer.decoding.told import Words, told_ids
-from pure_jax.infer.decoding.ways import usual_way
+from pure_jax.infer.decoding.ways import usual_lanes, usual_way
 from pure_jax.infer.decoding.windows import Windows
 from pure_jax.infer.halving import with_halved_batches
 from pure_jax.model import Model
@@ -74,7 +75,8 @@ def generate(
         decoding: the way; None takes the fastest that writes the plain loop's codes, see `ways.usual_way`.
         noise: instead of the seed's: float32 [n, positions, codes], or a function as `pure_jax.infer.decoding.noise`
             describes it, which JAX can trace.
-        batch: pictures decoded together; 1 or more. None takes as many as keep the caches within 1 GiB, at most 64.
+        batch: pictures decoded together; 1 or more. None takes as many as keep the caches within 1 GiB, at most 64, or
+            64 in each lane where a small model is decoded in several on a CPU (`ways.usual_lanes`).
             Where the device runs out of memory, half as many are tried, with a warning.
         memory: bytes of device memory that weights, caches and programs may take; as many pictures as fit are decoded
             together, at most `batch`.
@@ -107,13 +109,14 @@ def generate(
         window = way.window if isinstance(way, Windows) else 1
         batch = fitting_batch(network, lengths, memory, min(batch or MAX_BATCH, count), window)
     slots = way.image_slots(height, width)
-    batch = batch or usual_batch(model.config.transformer, model.dtype, sampling, job.prompts.shape[1], slots)
+    lanes = usual_lanes(model.config.transformer, model.dtype, count)
+    batch = batch or usual_batch(model.config.transformer, model.dtype, sampling, job.prompts.shape[1], slots, lanes)
     batch = min(batch, count)
     way = decoding or usual_way(model.config.transformer, model.dtype, batch)
     progress("compile", 0, 0)  # until the first codes are there, as the programs are compiled when they are called
 
     def write(batch: int) -> dict[int, Written]:
-        return dict(way.write(job, batch, lambda done: progress("restore", done, count * height * width)))
+        return write_abreast(way, job, lanes, batch, lambda done: progress("restore", done, count * height * width))
 
     written = with_halved_batches(write, batch, "try --weights int8 --cache int8, or smaller tiles")
     answers = (written[image] for image in range(count))
@@ -143,7 +146,8 @@ def read(
 
     def write(batch: int) -> list[str]:
         texts: list[str] = []
-        for images, new in full_batches(job.count, min(batch, job.count)):
+        together = lanes_for(job.count, 1, min(batch, job.count)).together
+        for images, new in full_batches(job.count, together):
             ids = np.asarray(open_batch(job, images, 1).text)
             texts += [_to_text(model, row) for row in ids[:new]]
         return texts
@@ -178,12 +182,18 @@ def _job(
 
 
 def usual_batch(
-    config: TransformerConfig, dtype: Any, sampling: SamplingConfig, prompt_length: int, image_slots: int
+    config: TransformerConfig,
+    dtype: Any,
+    sampling: SamplingConfig,
+    prompt_length: int,
+    image_slots: int,
+    lanes: int = 1,
 ) -> int:
-    """How many pictures are decoded together if nobody says: their caches fit into CACHE_BYTES; 1 to MAX_BATCH."""
+    """How many pictures are decoded together if nobody says: their caches fit into CACHE_BYTES; 1 to MAX_BATCH, or as
+    many in each lane."""
     tokens = prompt_length + sampling.max_text_tokens + image_slots
     tokens += image_slots if sampling.guidance_scale != 1.0 else 0
-    return max(1, min(MAX_BATCH, CACHE_BYTES // (tokens * token_bytes(config, dtype))))
+    return max(1, min(MAX_BATCH * lanes, CACHE_BYTES // (tokens * token_bytes(config, dtype))))
 
 
 def _to_text(model: Model, ids: np.ndarray) -> str:

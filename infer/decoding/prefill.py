@@ -117,17 +117,16 @@ def open_batch(job: Job, images: np.ndarray, image_slots: int, faithful: bool = 
         job.params,
         job.prompts[images],
         job.prefix,
-        images.astype(np.int32),
+        (job.first + images).astype(np.int32),
         job.noise,
         None if job.forced is None else job.forced[images],
     )
 
 
 def full_batches(count: int, batch: int) -> Iterator[tuple[np.ndarray, int]]:
-    """The pictures 0 ... count - 1 in equal batches: their indices int32 [n], and how many of them are new.
+    """The pictures 0 ... count - 1 in batches: their indices int32 [batch], and how many of them are new.
 
     The last batch is filled up with the last picture, so that every batch runs the same compiled program.
     """
-    size = -(-count // -(-count // batch))
-    for start in range(0, count, size):
-        yield np.minimum(np.arange(start, start + size), count - 1), min(size, count - start)
+    for start in range(0, count, batch):
+        yield np.minimum(np.arange(start, start + batch), count - 1), min(batch, count - start)

@@ -252,7 +252,7 @@ class _Answer:
         )
 
     def _number(self, purpose: int, place: int) -> float:
-        return self.uniform(purpose, self.image, self.passes, place)
+        return self.uniform(purpose, self.job.first + self.image, self.passes, place)
 
     def _next_drafts(self) -> tuple[list[int], list[np.ndarray]]:
         job, v = self.job, self.job.vocabulary
