@@ -29,9 +29,10 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Most of the tests' time is compilation, one thread each; files stay together, for what their tests compile in common.
+# Most of the tests' time is compilation, one thread each; files stay together, for what their tests compile in common,
+# in the order of tests/conftest.py.
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo.png .pytest_cache .mypy_cache .ruff_cache .hypothesis

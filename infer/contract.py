@@ -43,13 +43,14 @@ Preview = Callable[[np.ndarray, float, Callable[[], np.ndarray]], None]
 function that makes them, uint8 [n, tile, tile, 3], as far as they are, and is to be called at once or never)."""
 
 RestoreTiles = Callable[..., RestoredTiles]
-"""A family's function. It draws with noise that depends on the seed and a tile's place only, not on the batch.
+"""A family's function. It draws with noise that depends on the seed and a tile's number only, not on the batch.
 
 Args:
     model: the family's.
     tiles: uint8 [n, side, side, 3], the photo at 1 / magnification of the result's size, cut into tiles; side is
         tile_size / magnification of the model's configuration.
     seed, batch, progress (by name): 0 ... 2**32 - 1; tiles worked on together, None chooses; see `Progress`.
+    first (by name): the first tile's number in its photo; 0 by default.
     sampling (by name): how to draw, of the class of config.sampling; None takes that.
     And options of the family's own, by name; one that is called preview, a `Preview`, if it can show tiles early.
 

@@ -241,7 +241,7 @@ def _round_trip(image: Pixels, model: Model) -> Pixels:
     height, width = image.shape[:2]
     if max(height, width) > _WINDOW:
         plan = plan_tiles(height, width, _WINDOW, _WINDOW // 8)
-        return blend((model.decode(model.encode(window)) for window in cut(image, plan)), plan).round().astype(np.uint8)
+        return blend([model.decode(model.encode(window)) for window in cut(image, plan)], plan).round().astype(np.uint8)
     canvas = np.pad(image, ((0, -height % _PADDING_UNIT), (0, -width % _PADDING_UNIT), (0, 0)), mode="reflect")
     return np.asarray(model.decode(model.encode(canvas)))[:height, :width]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -14,7 +14,15 @@ from PIL import Image
 
 from pure_jax.errors import PureError
 from pure_jax.families import Model, check_options
-from pure_jax.infer.contract import Progress, RestoredTile, RestoredTiles, check_seed, check_strength, silent
+from pure_jax.infer.contract import (
+    Progress,
+    RestoredTile,
+    RestoredTiles,
+    RestoreTiles,
+    check_seed,
+    check_strength,
+    silent,
+)
 from pure_jax.infer.control.guidance import once, vote
 from pure_jax.infer.control.sentinels import watch
 from pure_jax.infer.families import RESTORE_TILES
@@ -24,10 +32,13 @@ from pure_jax.infer.pictures.finishing import Rows, finished
 from pure_jax.infer.pictures.picture import MAX_PIXELS, Picture, to_image
 from pure_jax.infer.pictures.reading import Photo, as_picture
 from pure_jax.infer.pictures.sizing import MAX_SCALE
-from pure_jax.infer.pictures.tiles import TilePlan, blend, cut, plan_tiles
+from pure_jax.infer.pictures.tiles import TilePlan, blend, plan_tiles
+from pure_jax.infer.portions import Kept, PhotoTiles, Portion
 from pure_jax.infer.preview import Canvas
 
 ALPHA_WAYS = ("bicubic", "model")
+_OF_ALL_TILES = ("ask", "one_description", "noise")
+"""Options that need all tiles of a photo at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,52 +154,44 @@ class Restorer:
             # Transparency is restored as a grey picture of its own, in the same batches.
             sources.append(np.repeat(picture.alpha[..., None], 3, axis=-1))
 
-        def tiles_of(copies: Iterable[np.ndarray], magnification: int = 1) -> np.ndarray:
-            return np.concatenate([cut(copy, plan.scaled_down(magnification)) for copy in copies])
-
-        large = [enlarge(source, height, width) for source in sources]
-        shown = tiles = tiles_of(large)
-        if config.magnification > 1:
-            small = (enlarge(source, height, width, config.magnification) for source in sources)
-            tiles = tiles_of(small, config.magnification)
-        flat = np.array([(tile == tile[:1, :1]).all() for tile in shown])
-        if preview is not None and "preview" in inspect.signature(restore_tiles).parameters:
-            canvas = Canvas(shown[: len(plan.corners)], plan, large[0], fix, preview)
-            options["preview"] = partial(canvas.update, np.flatnonzero(~flat))
+        photo_tiles = PhotoTiles(
+            sources, plan, config.magnification, together=any(options.get(name) is not None for name in _OF_ALL_TILES)
+        )
+        whole, large = photo_tiles.whole, photo_tiles.large
         if "ask" in options:  # tiles that are drawn again need the answer once more
             options["ask"] = once(options["ask"])
-        restore_some = partial(restore_tiles, self.model, batch=batch, progress=progress)
+        writer = _Writer(
+            partial(restore_tiles, self.model, batch=batch), seed, options, unchecked or self.unchecked, config.stride
+        )
+        seen = preview is not None and whole and "preview" in inspect.signature(restore_tiles).parameters
+        kept = [Kept(config.tile_size, config.tile_size // config.stride, whole=whole) for _ in sources]
+        remarks: list[str] = []
+        for portion in photo_tiles.portions():
+            canvas = None
+            if seen and preview is not None:
+                canvas = Canvas(portion.shown[: len(plan.corners)], plan, large[0].rows(0, height), fix, preview)
+            restored, own_remarks = writer.write(portion, progress, canvas)
+            each = len(restored) // len(sources)
+            for number, one in enumerate(kept):
+                one.add(restored[number * each : (number + 1) * each])
+            where = "" if whole else f"in rows {portion.rows[0] + 1} to {portion.rows[1]} of tiles, "
+            remarks += [where + remark for remark in own_remarks]
 
-        def restore_rest(tiles: np.ndarray) -> RestoredTiles:
-            first = restore_some(tiles, seed=seed, **options)
-            if unchecked or self.unchecked:
-                return first
-            again = partial(restore_some, **_once_more(options, first))
-            seen = [shown[place] for place in np.flatnonzero(~flat)]
-            watched = watch(first, seen, lambda some, seed: again(tiles[some], seed=seed), seed)
-            if watched is not first and "preview" in options:
-                whole = np.arange(len(tiles))
-                options["preview"](whole, 1.0, lambda: np.stack([tile.image for tile in watched.tiles]))
-            return watched
-
-        all_tiles, remarks = _pass_flat_tiles_through(restore_rest, tiles, shown, flat, config.stride)
         progress("blend", 0, 0)
-        count = len(plan.corners)
-        colours, transparency = all_tiles[:count], all_tiles[count:]
-        source = _rows_of(large[0]) if picture.fine is None else _fine_rows(picture, height, width)
-        rgb, fine = finished(_images(colours), plan, source, fix, strength, deep=picture.fine is not None)
+        source = large[0].rows if picture.fine is None else _fine_rows(picture, height, width)
+        rgb, fine = finished(kept[0].images, plan, source, fix, strength, deep=picture.fine is not None)
         opacity = None
-        if transparency:
-            opacity = finished(_images(transparency), plan, _rows_of(large[1]), fix, strength)[0][..., 1]
+        if len(sources) > 1:
+            opacity = finished(kept[1].images, plan, large[1].rows, fix, strength)[0][..., 1]
         elif picture.alpha is not None:
             opacity = enlarge(picture.alpha, height, width)
-        texts = [tile.text for tile in colours]
+        texts = kept[0].texts
         degradation, description = vote(texts)
         return Restoration(
             picture=replace(picture, rgb=rgb, alpha=opacity, fine=fine, remarks=()),
             degradation=degradation,
             description=description,
-            entropy=blend((tile.entropy for tile in colours), plan.scaled_down(config.stride)),
+            entropy=blend(kept[0].entropies, plan.scaled_down(config.stride)),
             texts=texts,
             remarks=[*picture.remarks, *remarks],
             seed=seed,
@@ -219,23 +222,55 @@ def _scaled(picture: Picture, scale: float) -> tuple[int, int]:
     return round(height * scale), round(width * scale)
 
 
-def _pass_flat_tiles_through(
-    restore_tiles: Callable[[np.ndarray], RestoredTiles],
-    tiles: np.ndarray,
-    shown: np.ndarray,
-    flat: np.ndarray,
-    stride: int,
-) -> RestoredTiles:
-    """Restore the tiles, except the flat ones, where the photo itself, uint8 [n, tile, tile, 3], shows one colour."""
-    if not flat.any():
-        return restore_tiles(tiles)
-    restored, remarks = RestoredTiles([], []) if flat.all() else restore_tiles(tiles[~flat])
-    waiting = iter(restored)
-    certain = np.zeros((shown.shape[1] // stride,) * 2, np.float32)
-    return RestoredTiles(
-        [RestoredTile(tile, certain) if passes else next(waiting) for tile, passes in zip(shown, flat, strict=True)],
-        [*remarks, f"{flat.sum()} of {len(flat)} tiles show one flat colour and were left as they are"],
-    )
+class _Writer:
+    """Restores portions of a photo: lets flat tiles pass, watches over the others, and numbers them for the noise."""
+
+    def __init__(
+        self, restore_tiles: RestoreTiles, seed: int, options: Mapping[str, Any], unchecked: bool, stride: int
+    ) -> None:
+        self._restore_tiles, self._seed, self._options = restore_tiles, seed, options
+        self._unchecked, self._stride = unchecked, stride
+        self._written = self._redrawn = 0
+
+    def write(self, portion: Portion, progress: Progress, canvas: Canvas | None) -> RestoredTiles:
+        """canvas: shows the tiles while they are written."""
+        shown = portion.shown
+        flat = np.array([(tile == tile[:1, :1]).all() for tile in shown])
+        options = dict(self._options)
+        if canvas is not None:
+            options["preview"] = partial(canvas.update, np.flatnonzero(~flat))
+        restored, remarks = RestoredTiles([], [])
+        if not flat.all():
+            seen = [shown[place] for place in np.flatnonzero(~flat)]
+            told = portion.part_of(progress, len(seen))
+            restored, remarks = self._watched(portion.tiles[~flat], seen, told, options)
+        self._written += len(restored)
+        if not flat.any():
+            return RestoredTiles(restored, remarks)
+        waiting = iter(restored)
+        certain = np.zeros((shown.shape[1] // self._stride,) * 2, np.float32)
+        return RestoredTiles(
+            [RestoredTile(t, certain) if passes else next(waiting) for t, passes in zip(shown, flat, strict=True)],
+            [*remarks, f"{flat.sum()} of {len(flat)} tiles show one flat colour and were left as they are"],
+        )
+
+    def _watched(
+        self, tiles: np.ndarray, seen: list[np.ndarray], progress: Progress, options: dict[str, Any]
+    ) -> RestoredTiles:
+        restore = partial(self._restore_tiles, progress=progress)
+        first = restore(tiles, seed=self._seed, first=self._written, **options)
+        if self._unchecked:
+            return first
+
+        def again(some: np.ndarray, seed: int) -> RestoredTiles:
+            number = self._redrawn
+            self._redrawn += len(some)
+            return restore(tiles[some], seed=seed, first=number, **_once_more(options, first))
+
+        watched = watch(first, seen, again, self._seed)
+        if watched is not first and "preview" in options:
+            options["preview"](np.arange(len(tiles)), 1.0, lambda: np.stack([tile.image for tile in watched.tiles]))
+        return watched
 
 
 def _once_more(options: Mapping[str, Any], first: RestoredTiles) -> dict[str, Any]:
@@ -244,14 +279,6 @@ def _once_more(options: Mapping[str, Any], first: RestoredTiles) -> dict[str, An
     if options.get("one_description"):
         again["description"] = vote([tile.text for tile in first.tiles])[1]
     return again
-
-
-def _images(tiles: list[RestoredTile]) -> list[np.ndarray]:
-    return [tile.image for tile in tiles]
-
-
-def _rows_of(image: np.ndarray) -> Rows:
-    return lambda first, behind: image[first:behind]
 
 
 def _fine_rows(picture: Picture, height: int, width: int) -> Rows:

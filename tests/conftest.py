@@ -28,6 +28,12 @@ jax.config.update("jax_platforms", "cpu")  # before any test touches a device: i
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, or the last worker would run one of them while the others have nothing left."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder with photographs, real low-quality inputs and metric data; it lies beside a checkout, not inside it."""

@@ -86,6 +86,7 @@ def restore_tiles(
     seed: int,
     batch: int | None,
     progress: Progress,
+    first: int = 0,
     sampling: ToySampling | None = None,
     flip: bool = False,
 ) -> RestoredTiles:

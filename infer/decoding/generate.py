@@ -50,6 +50,7 @@ def generate(
     lq_codes: np.ndarray,
     *,
     seed: int = 0,
+    first: int = 0,
     sampling: SamplingConfig | None = None,
     text_prefix: str = "",
     words: Sequence[Words] | None = None,
@@ -63,12 +64,13 @@ def generate(
 ) -> list[Answer]:
     """Answer each LQ picture with a HQ one.
 
-    The noise of a code depends on the seed, its picture's place in `lq_codes` and its position only, so `batch` does
-    not change the result, up to ties of floating point.
+    The noise of a code depends on the seed, its picture's number and its position only, so `batch` does not change the
+    result, up to ties of floating point.
 
     Args:
         lq_codes: int32 [n, h, w], sides multiples of the vocabulary's codes per grid.
         seed: 0 ... 2**32 - 1.
+        first: number of the first picture; the others' follow.
         sampling: None takes the model's defaults.
         text_prefix: text every answer must begin with; the model continues it.
         words: beside it or instead, what each picture's answer says.
@@ -100,6 +102,7 @@ def generate(
     count, height, width = lq_codes.shape
     noise = noise_of(noise, seed, model.vocabulary.codebook_size)
     job = _job(model, lq_codes, sampling, prefix=prefix, noise=noise, instruction=instruction, show=show, forced=forced)
+    job = replace(job, first=first)
     # Before the batch is known, the way that takes the most room: that of one picture.
     way = decoding or usual_way(model.config.transformer, model.dtype, 1)
     if memory is not None:

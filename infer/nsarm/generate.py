@@ -52,6 +52,7 @@ def generate(
     about: Conditioning,
     *,
     seed: int = 0,
+    first: int = 0,
     sampling: SamplingConfig | None = None,
     noise: Any = None,
     batch: int | None = None,
@@ -60,11 +61,12 @@ def generate(
 ) -> Written:
     """Write each low-quality picture anew.
 
-    The noise of a bit depends on the seed, its picture's place, its scale, token and place in the token only, so
+    The noise of a bit depends on the seed, its picture's number, its scale, token and place in the token only, so
     `batch` does not change the result, up to ties of floating point.
 
     Args:
         pictures: uint8 [n, side, side, 3], side as the configuration's low_quality_size.
+        first: number of the first picture; the others' follow.
         about: one row; with guidance a second one, whose caption is not told.
         noise: instead of the seed's, for each drawn scale: float32 [n, tokens, bits of a token].
         batch: pictures worked on together; None takes as many as keep the cache within 1 GiB, at most 16. Where the
@@ -78,17 +80,17 @@ def generate(
     sampling = sampling or config.sampling
     if batch is not None and batch < 1:
         raise PureError(f"the batch is {batch}; restore 1 or more pictures at a time")
-    first, count, ends = config.given_scales, len(pictures), config.ends
-    drawn = range(first, len(ends))
+    given, count, ends = config.given_scales, len(pictures), config.ends
+    drawn = range(given, len(ends))
     tokens = [ends[i] - ends[i - 1] for i in drawn]
-    draw = noise_of(noise, seed, first, [(count, n, config.transformer.token_bits) for n in tokens])
+    draw = noise_of(noise, seed, given, [(count, n, config.transformer.token_bits) for n in tokens])
     if batch is None:
         batch = usual_batch(config, sampling, model.dtype)
     nets = Networks(config, model.vae, model.map_network, model.transformer)
     progress("compile", 0, 0)  # until the first scale is there, as programs are compiled when they are called
 
     def write(batch: int) -> list[tuple]:
-        return _write(model, nets, sampling, pictures, about, draw, batch, progress, show)
+        return _write(model, nets, sampling, pictures, about, draw, first, batch, progress, show)
 
     parts = with_halved_batches(write, batch, "try another --dtype, or a smaller size of the model")
     latents, entropies, *all_bits = (np.concatenate(own)[:count] for own in zip(*parts, strict=True))
@@ -109,6 +111,7 @@ def _write(
     pictures: np.ndarray,
     about: Conditioning,
     draw: Noise,
+    first: int,
     batch: int,
     progress: Progress,
     show: Show,
@@ -128,7 +131,7 @@ def _write(
         show(own_places, ends[config.given_scales - 1] / ends[-1], partial(looked, total))
         for i, scale in enumerate(drawn):
             total, cache, entropy, new = write_scale(
-                nets, sampling, scale, model.params, own, total, cache, draw, jnp.asarray(places)
+                nets, sampling, scale, model.params, own, total, cache, draw, jnp.asarray(first + places)
             )
             bits.append(np.asarray(new))
             done = sum(len(part[0]) for part in parts) * sum(tokens) + len(places) * sum(tokens[: i + 1])

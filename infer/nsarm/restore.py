@@ -22,6 +22,7 @@ def restore_tiles(
     seed: int,
     batch: int | None,
     progress: Progress,
+    first: int = 0,
     sampling: SamplingConfig | None = None,
     text: str = "",
     noise: Any = None,
@@ -46,8 +47,9 @@ def restore_tiles(
             preview(places, share, lambda: np.stack(_decoded(model, latents())))
 
     written = generate(
-        model, tiles, about, seed=seed, sampling=sampling, noise=noise, batch=batch, progress=progress, show=show
-    )
+        model, tiles, about, seed=seed, first=first, sampling=sampling, noise=noise, batch=batch, progress=progress,
+        show=show,
+    )  # fmt: skip
     images = _decoded(model, written.latents, lambda done: progress("decode", done, len(tiles)))
     restored = [RestoredTile(image, own) for image, own in zip(images, written.entropy, strict=True)]
     return RestoredTiles(restored, [])

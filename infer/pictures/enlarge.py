@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
+
 import numpy as np
 from PIL import Image
 
@@ -9,19 +12,45 @@ _REACH = 3
 """Rows of the photo that bicubic interpolation looks at beyond a place, and one more."""
 
 
-def enlarge(image: np.ndarray, height: int, width: int, magnification: int = 1) -> np.ndarray:
+def enlarge(
+    image: np.ndarray, height: int, width: int, magnification: int = 1, rows: tuple[int, int] | None = None
+) -> np.ndarray:
     """A photo, uint8 [h, w] or [h, w, 3], at 1 / magnification of height x width: Pillow's bicubic on 8-bit values.
 
     Sides are rounded up, and the photo's border is repeated there: each pixel stands for exactly magnification x
-    magnification pixels of the result, and none is moved. The originals do the same, with magnification 1.
+    magnification pixels of the result, and none is moved. The originals do the same, with magnification 1. rows:
+    (first, behind the last) of those that are wanted, of a copy larger than the photo: the whole's, up to a level of
+    rounding; None wants all.
     """
     result, photo = np.array([height, width]), np.array(image.shape[:2])
     size = -(-result // magnification)
     shown = size * magnification / result * photo  # the part of the photo, a little more than all of it
     margin = np.ceil(shown - photo).astype(int)
     padded = np.pad(image, [(0, margin[0]), (0, margin[1])] + [(0, 0)] * (image.ndim - 2), mode="edge")
-    box = (0, 0, float(shown[1]), float(shown[0]))
-    return np.asarray(Image.fromarray(padded).resize((int(size[1]), int(size[0])), Image.Resampling.BICUBIC, box))
+    box = (0.0, 0.0, float(shown[1]), float(shown[0]))
+    resize = partial(Image.Image.resize, resample=Image.Resampling.BICUBIC)
+    if rows is None:
+        return np.asarray(resize(Image.fromarray(padded), (int(size[1]), int(size[0])), box=box))
+    step = box[3] / int(size[0])
+    reach = math.ceil(_REACH * max(1.0, step))
+    top, bottom = max(0, int(rows[0] * step) - reach), min(len(padded), math.ceil(rows[1] * step) + reach)
+    # Pillow goes along the rows first, rounds, and then down the columns; of a few rows it might do otherwise.
+    wide = resize(Image.fromarray(padded[top:bottom]), (int(size[1]), bottom - top), box=(0, 0, box[2], bottom - top))
+    box = (0, rows[0] * step - top, int(size[1]), rows[1] * step - top)
+    return np.asarray(resize(wide, (int(size[1]), rows[1] - rows[0]), box=box))
+
+
+class Enlarged:
+    """A photo as `enlarge` makes it, by rows. whole: make it once and hold it, as is done with one that is not larger
+    than the photo; else rows are made when they are asked for."""
+
+    def __init__(self, photo: np.ndarray, height: int, width: int, magnification: int = 1, *, whole: bool) -> None:
+        self._part = partial(enlarge, photo, height, width, magnification)
+        larger = height > magnification * photo.shape[0] and width > magnification * photo.shape[1]
+        self._whole = self._part() if whole or not larger else None
+
+    def rows(self, first: int, behind: int) -> np.ndarray:
+        return self._part((first, behind)) if self._whole is None else self._whole[first:behind]
 
 
 def enlarge_fine(image: np.ndarray, height: int, width: int, rows: tuple[int, int] | None = None) -> np.ndarray:

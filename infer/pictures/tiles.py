@@ -5,8 +5,8 @@ The blending window is separable and sums to one over all tiles at every pixel, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +34,13 @@ class TilePlan:
     def corners(self) -> list[tuple[int, int]]:
         """(top, left) of every tile, row by row."""
         return [(top, left) for top in self.tops for left in self.lefts]
+
+    def rows(self, first: int, behind: int) -> TilePlan:
+        """Of some rows of tiles, a picture of their own: that between the first one's top and the last one's bottom."""
+        top = self.tops[first]
+        tops = tuple(own - top for own in self.tops[first:behind])
+        height = min(self.tops[behind - 1] + self.tile, self.height) - top
+        return replace(self, height=height, tops=tops)
 
     def scaled_down(self, stride: int) -> TilePlan:
         """The same plan on a map with one value per stride x stride pixels, such as the entropy of each token.
@@ -83,22 +90,24 @@ def cut(image: np.ndarray, plan: TilePlan) -> np.ndarray:
     return np.stack([padded[top : top + plan.tile, left : left + plan.tile] for top, left in plan.corners])
 
 
-def blend(tiles: Iterable[np.ndarray], plan: TilePlan, rows: tuple[int, int] | None = None) -> np.ndarray:
-    """Blend tiles [n, tile, tile, ...] (any real dtype, also one by one) into a float32 image [H, W, ...].
+def blend(tiles: Sequence[np.ndarray] | np.ndarray, plan: TilePlan, rows: tuple[int, int] | None = None) -> np.ndarray:
+    """Blend tiles [n, tile, tile, ...] (any real dtype; only those that are needed are asked for) into a float32 image
+    [H, W, ...].
 
     A weighted mean with positive weights that rise and fall as raised cosines over the pixels neighbours share; pixels
     of one tile only keep their value. So `blend(cut(x, plan), plan)` is x, up to rounding in float32. rows: (first,
     behind the last) of those that are wanted, bit for bit as in the whole; None wants all.
     """
     first, behind = rows or (0, plan.height)
+    if len(tiles) != len(plan.tops) * len(plan.lefts):
+        raise ValueError(f"{len(tiles)} tiles do not fit the plan, which has {len(plan.tops) * len(plan.lefts)}")
     heights, widths = _windows(plan.tops, plan.tile), _windows(plan.lefts, plan.tile)
-    image = np.zeros(0, np.float32)
-    for index, ((top, left), tile) in enumerate(zip(plan.corners, tiles, strict=True)):
-        if index == 0:
-            image = np.zeros((behind - first, plan.width, *tile.shape[2:]), np.float32)
+    image = np.zeros((behind - first, plan.width, *tiles[0].shape[2:]), np.float32)
+    for index, (top, left) in enumerate(plan.corners):
         start, stop = max(top, first), min(top + plan.tile, behind)
         if start >= stop:
             continue
+        tile = tiles[index]
         place = image[start - first : stop - first, left : left + plan.tile]  # a view, cut short at the image's border
         shown = np.s_[start - top : stop - top, : place.shape[1]]
         row, column = divmod(index, len(plan.lefts))

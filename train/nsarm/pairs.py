@@ -53,7 +53,8 @@ def pairs_at(
         rng = np.random.default_rng([options.seed, step, region])
         photo, index = random_crop(photos, options.region * side, rng)
         lq, _ = degrade(photo.astype(np.float32) / 255, degradation, int(rng.integers(2**31)), scale=options.reduction)
-        lq = enlarge(lq, *[options.region * config.low_quality_size] * 2)
+        shown_side = options.region * config.low_quality_size
+        lq = enlarge(lq, shown_side, shown_side)
         own = slice(region * per_region, (region + 1) * per_region)
         shown[own] = index
         for tiles, image in ((low, lq), (high, photo)):

@@ -35,7 +35,7 @@ def gate(monkeypatch) -> Iterator[SimpleNamespace]:
     gate = SimpleNamespace(open=threading.Event(), begun=threading.Event())
     gate.open.set()
 
-    def restore_tiles(model, tiles, *, seed, batch, progress, sampling=None, text="", preview=None):
+    def restore_tiles(model, tiles, *, seed, batch, progress, first=0, sampling=None, text="", preview=None):
         gate.begun.set()
         if preview is not None:
             half = np.full((len(tiles), 16, 16, 3), 77, np.uint8)

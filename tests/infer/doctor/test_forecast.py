@@ -41,7 +41,7 @@ def clock(monkeypatch) -> SimpleNamespace:
 def model(clock, monkeypatch) -> Iterator[Any]:
     """Of a family that writes 5 tiles together and needs the times above."""
 
-    def restore_tiles(model, tiles, *, seed, batch, progress):
+    def restore_tiles(model, tiles, *, seed, batch, progress, first=0):
         progress("encode", 0, len(tiles))
         clock.time += ENCODE * len(tiles)
         parts = -(-len(tiles) // 5)

@@ -86,3 +86,15 @@ def test_hidden_colours_become_those_of_the_nearest_visible_pixel():
 def test_without_a_visible_pixel_colours_stay():
     rgb = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
     np.testing.assert_array_equal(fill_hidden(rgb, np.zeros((4, 5), np.uint8)), rgb)
+
+
+@pytest.mark.parametrize(
+    ("magnification", "height", "most"), [(1, 120, 0), (2, 240, 0), (3, 720, 0), (1, 143, 1), (2, 183, 1), (3, 250, 1)]
+)
+def test_rows_are_those_of_the_whole(magnification, height, most):
+    """Exactly where a row of the result is an exact fraction of the photo's; else Pillow rounds places otherwise."""
+    photo = np.random.default_rng(0).integers(256, size=(60, 17, 3), dtype=np.uint8)
+    whole = enlarge(photo, height, 60, magnification)
+    for rows in ((0, len(whole)), (0, 1), (4, 12), (12, 32), (len(whole) - 5, len(whole))):
+        part = enlarge(photo, height, 60, magnification, rows)
+        assert np.abs(part.astype(int) - whole[slice(*rows)]).max() <= most

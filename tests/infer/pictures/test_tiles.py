@@ -74,7 +74,7 @@ def test_weights_are_positive_inside_the_tile_nil_outside_and_sum_to_one(drawn: 
     shape = (plan.height, plan.width)
     total = np.zeros(shape)
     for index, (top, left) in enumerate(plan.corners):
-        one_hot = (np.full((plan.tile, plan.tile), float(tile == index)) for tile in range(len(plan.corners)))
+        one_hot = [np.full((plan.tile, plan.tile), float(tile == index)) for tile in range(len(plan.corners))]
         weight = blend(one_hot, plan)
         inside = np.zeros(shape, bool)
         inside[top : top + plan.tile, left : left + plan.tile] = True
@@ -95,7 +95,7 @@ def test_the_transition_between_two_tiles_is_a_raised_cosine() -> None:
 def test_two_shifted_flat_tiles_meet_without_a_seam() -> None:
     plan = plan_tiles(64, 500, 64, 16)
     levels = np.random.default_rng(2).random(len(plan.corners))
-    blended = blend((np.full((64, 64, 1), level) for level in levels), plan)[0, :, 0]
+    blended = blend([np.full((64, 64, 1), level) for level in levels], plan)[0, :, 0]
     # Steepest slope of a raised cosine over n pixels and a jump of at most 1: pi / (2 n).
     shared = 64 - int(np.diff(plan.lefts).max())
     assert np.abs(np.diff(blended)).max() <= np.pi / (2 * shared)

@@ -59,7 +59,7 @@ def gate(monkeypatch) -> Iterator[SimpleNamespace]:
     gate = SimpleNamespace(open=threading.Event(), begun=threading.Event())
     gate.open.set()
 
-    def restore_tiles(model, tiles, *, seed, batch, progress, sampling=None, text=""):
+    def restore_tiles(model, tiles, *, seed, batch, progress, first=0, sampling=None, text=""):
         gate.begun.set()
         while not gate.open.wait(0.01):
             progress("restore", 0, len(tiles))
