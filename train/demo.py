@@ -42,7 +42,12 @@ class DemoRun(StagedRun):
     """A run of a `Recipe`."""
 
     networks = NETWORKS
-    chosen_from = ("guidance_scales", "temperatures", "top_k")
+    chosen_from = ("guidance_scales", "temperatures", "top_k", "model.tile_overlap")
+
+    def run(self, command: str) -> Path:
+        if self.photos.is_dir():
+            _ = self.start  # what is wrong with it is said before a folder is made
+        return super().run(command)
 
     @property
     def stages(self) -> list[Callable[[], bool]]:
@@ -82,7 +87,7 @@ class DemoRun(StagedRun):
         model = load(self.recipe.start, dtype="float32")
         own, theirs = to_dict(self.recipe.model), to_dict(model.config)
         for name, (mine, other) in sorted(differences(own, theirs).items()):
-            if not name.startswith(("sampling.", "transformer.scan_layers")):
+            if not name.startswith(("sampling.", "transformer.scan_layers", "tile_overlap", "colour_fix")):
                 raise PureError(f"{self.recipe.start} has {name} {other}, but the recipe says {mine}")
         return model
 

@@ -50,7 +50,7 @@ class StagedRun(ABC):
     """Fields of the recipe that are a network's run, and what the card calls them. Their numbers of steps may change
     when a run goes on: behind a constant rate, another number changes only what is not trained yet."""
     chosen_from: ClassVar[tuple[str, ...]] = ("temperatures",)
-    """Fields of the recipe that hold what the sampling defaults are chosen from. They may change, too."""
+    """Fields of the recipe that only the finished model's defaults depend on. They may change, too."""
 
     photos: Path
     out: Path

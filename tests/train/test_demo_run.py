@@ -150,10 +150,25 @@ def test_two_runs_in_one_folder_are_refused(photos, run):
 
 
 def test_the_card_names_the_command_so_that_it_can_be_given_again():
-    command = TrainDemo(Path("my photos"), hours=0.5, steps=("lm=9", "vqgan=8"))
+    command = TrainDemo(Path("my photos"), hours=0.5, start="demo", set=("seed=1",), steps=("lm=9", "vqgan=8"))
     words = shlex.split(command.words())
     assert words[:3] == ["pure", "train", "demo"]
     assert tyro.cli(TrainDemo, args=words[3:]) == command
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"recipe": "nsarm-tiny", "start": "demo"}, "--start is for recipes of PURE's family, and nsarm-tiny is none"),
+        ({"set": ("lm.drfit=0.4",)}, "the recipe demo has no value 'lm.drfit'"),
+        ({"set": ("lm.drift=-1",)}, "drift is -1.0, but it must lie in"),
+        ({"start": "nowhere", "recipe": "tiny"}, "nowhere is not a model directory"),
+    ],
+)
+def test_a_start_or_a_value_that_is_none_is_refused(photos, tmp_path, options, complaint):
+    with pytest.raises(PureError, match=complaint):
+        TrainDemo(photos, tmp_path / "run", **options).run()
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_photos_leave_no_run(tmp_path):
