@@ -1,7 +1,8 @@
 """Makes docs/pictures: what each option of `pure restore` does to one corner of the demo's sample.
 
-    python -m tests.sheets            # all; minutes on a CPU
-    python -m tests.sheets fidelity   # some
+    python -m tests.sheets                # all; minutes on a CPU
+    python -m tests.sheets fidelity       # some
+    python -m tests.sheets before-after   # the README's picture, of the whole sample
 
 A sheet shows the photo enlarged by bicubic interpolation, the usual result, and one more for each row of SHEETS.
 """
@@ -19,6 +20,7 @@ from pure_jax.__main__ import main
 from pure_jax.checkpoint import demo_directory
 
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
+BEFORE_AFTER = "before-after"
 CORNER = (62, 40, 110, 88)
 """Of the sample, in pixels: left, top, right, bottom."""
 SCALE = 4
@@ -39,12 +41,12 @@ SHEETS: dict[str, list[str]] = {
 
 
 @cache
-def restored(options: str) -> Image.Image:
-    """By the command line itself."""
+def restored(options: str, box: tuple[int, int, int, int] | None = CORNER) -> Image.Image:
+    """By the command line itself. box: a part of the sample; None is all of it."""
     with tempfile.TemporaryDirectory() as folder:
         photo, result = Path(folder, "photo.png"), Path(folder, "result.png")
         with Image.open(demo_directory() / "sample.png") as sample:
-            corner = sample.convert("RGB").crop(CORNER)
+            corner = sample.convert("RGB").crop(box)
         corner.save(photo)
         if options == "bicubic":
             return corner.resize((SCALE * corner.width, SCALE * corner.height), Image.Resampling.BICUBIC)
@@ -66,7 +68,19 @@ def sheet(rows: list[str]) -> Image.Image:
     return whole
 
 
+def before_after() -> Image.Image:
+    """The sample, enlarged and restored, side by side."""
+    before, after = restored("bicubic", None), restored("", None)
+    whole = Image.new("RGB", (before.width + 8 + after.width, before.height), "white")
+    whole.paste(before, (0, 0))
+    whole.paste(after, (before.width + 8, 0))
+    return whole
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:] or SHEETS:
-        sheet(SHEETS[name]).save(PICTURES / f"{name}.jpg", quality=88)
+    for name in sys.argv[1:] or [*SHEETS, BEFORE_AFTER]:
+        if name == BEFORE_AFTER:
+            before_after().save(demo_directory() / f"{name}.jpg", quality=90)
+        else:
+            sheet(SHEETS[name]).save(PICTURES / f"{name}.jpg", quality=88)
         print(name, flush=True)

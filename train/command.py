@@ -298,6 +298,8 @@ class TrainDemo:
     steps: tuple[str, ...] = ()
     """Steps of networks instead of the recipe's, such as lm=9000 vqgan=4000; they may be changed until a network's last
     steps have begun. The recipes' networks are vqgan, lm and decoder; NSARM's vae, map_network and scales."""
+    allow_change: bool = False
+    """Go on though the recipe is another one than the run was begun with: finished stages stay as they are."""
     interrupted: ClassVar[str] = RESUMES
 
     def run(self) -> None:
@@ -324,7 +326,8 @@ class TrainDemo:
                 raise PureError(f"--start is for recipes of PURE's family, and {self.recipe} is none")
             recipe = replace(recipe, start=located(self.start))
         deadline = None if self.hours is None else time.monotonic() + self.hours * 3600
-        run = kind(self.photos, self.out, recipe, read_names(self.val_names), self.niqe, deadline)
+        names = read_names(self.val_names)
+        run = kind(self.photos, self.out, recipe, names, self.niqe, deadline, self.allow_change)
         try:
             print(f"{run.run(self.words())}: finished")
         except TimeIsUp as stage:
@@ -338,10 +341,8 @@ class TrainDemo:
         for own in fields(self):
             value = getattr(self, own.name)
             if value != own.default:
-                options += [
-                    f"--{own.name.replace('_', '-')}",
-                    *map(str, value if isinstance(value, tuple) else [value]),
-                ]
+                given = () if value is True else value if isinstance(value, tuple) else (value,)
+                options += [f"--{own.name.replace('_', '-')}", *map(str, given)]
         return shlex.join(options)
 
 

@@ -43,7 +43,7 @@ class StagedRun(ABC):
 
     photos: folder of photographs with captions.jsonl (`file`, `split` train or val, `license`, `author`).
     val_names: file names of the photos for the table; None takes all of the val split.
-    deadline: by the clock of `time.monotonic`.
+    deadline: by the clock of `time.monotonic`. allow_change: see `pure_jax.train.runs.run_folder`.
     """
 
     networks: ClassVar[dict[str, str]]
@@ -58,6 +58,7 @@ class StagedRun(ABC):
     val_names: list[str] | None = None
     niqe: Path | None = None
     deadline: float | None = None
+    allow_change: bool = False
 
     @property
     @abstractmethod
@@ -108,11 +109,12 @@ class StagedRun(ABC):
     def held(self) -> AbstractContextManager[None]:
         """The run's folder, ours for the block, with the recipe in it."""
         may_change = [*(f"{name}.steps" for name in self.networks), *self.chosen_from]
-        return run_folder(self.out, to_dict(self.recipe), may_change=may_change, file="recipe.json")
+        recipe, allow = to_dict(self.recipe), self.allow_change
+        return run_folder(self.out, recipe, may_change=may_change, allow_change=allow, file="recipe.json")
 
     def run_of(self, name: str) -> Run:
         """The run of a network, below the folder."""
-        return Run(self.out / name, deadline=self.deadline)
+        return Run(self.out / name, deadline=self.deadline, allow_change=self.allow_change)
 
     @property
     def sampling_file(self) -> Path:

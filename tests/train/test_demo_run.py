@@ -129,6 +129,9 @@ def test_a_run_of_another_recipe_is_refused(photos, run):
     other = replace(RECIPE, lm=replace(RECIPE.lm, drift=0.5))
     with pytest.raises(PureError, match="lm.drift"):
         DemoRun(photos, run, other).run("pure train demo")
+    for recipe in (other, RECIPE):
+        with DemoRun(photos, run, recipe, allow_change=True).held():
+            pass
 
 
 def test_more_steps_are_no_other_recipe(photos, run):
@@ -150,7 +153,9 @@ def test_two_runs_in_one_folder_are_refused(photos, run):
 
 
 def test_the_card_names_the_command_so_that_it_can_be_given_again():
-    command = TrainDemo(Path("my photos"), hours=0.5, start="demo", set=("seed=1",), steps=("lm=9", "vqgan=8"))
+    command = TrainDemo(
+        Path("my photos"), hours=0.5, start="demo", set=("seed=1",), steps=("lm=9", "vqgan=8"), allow_change=True
+    )
     words = shlex.split(command.words())
     assert words[:3] == ["pure", "train", "demo"]
     assert tyro.cli(TrainDemo, args=words[3:]) == command
