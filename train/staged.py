@@ -29,6 +29,8 @@ from pure_jax.train.runs import Run, run_folder
 
 console = Console(stderr=True)
 
+MEASURED_SEED = 0
+"""Of the degradations that are measured, whatever the run's own: tables of all models are of the same pairs."""
 COMPARED = 16
 """Photos of the train split whose table stands beside that of val."""
 
@@ -144,7 +146,7 @@ class StagedRun(ABC):
 
     @cached_property
     def measuring(self) -> Measuring:
-        return Measuring(self.photos, self.recipe.seed, self.niqe)
+        return Measuring(self.photos, MEASURED_SEED, self.niqe)
 
     # ---- the last stages -------------------------------------------------------------------------------------------
 
