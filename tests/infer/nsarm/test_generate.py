@@ -132,11 +132,11 @@ def test_where_memory_runs_out_half_as_many_are_tried(monkeypatch):
 
     tried, real = [], module._write
 
-    def hungry(model, nets, sampling, pictures, about, draw, batch, progress, show):
+    def hungry(model, nets, sampling, pictures, about, draw, first, batch, progress, show):
         tried.append(batch)
         if batch > 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
-        return real(model, nets, sampling, pictures, about, draw, batch, progress, show)
+        return real(model, nets, sampling, pictures, about, draw, first, batch, progress, show)
 
     model = tiny_pair().model
     pictures = np.random.default_rng(0).integers(256, size=(2, 8, 8, 3), dtype=np.uint8)
