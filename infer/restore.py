@@ -155,7 +155,10 @@ class Restorer:
             sources.append(np.repeat(picture.alpha[..., None], 3, axis=-1))
 
         photo_tiles = PhotoTiles(
-            sources, plan, config.magnification, together=any(options.get(name) is not None for name in _OF_ALL_TILES)
+            sources,
+            plan,
+            config.magnification,
+            together=any(options.get(name) is not None and options[name] is not False for name in _OF_ALL_TILES),
         )
         whole, large = photo_tiles.whole, photo_tiles.large
         if "ask" in options:  # tiles that are drawn again need the answer once more

@@ -28,6 +28,7 @@ class TileFile(Sequence[np.ndarray]):
         """Raises PureError where the disk is full."""
         try:
             self._file.write(np.ascontiguousarray(tile, self._dtype).tobytes())
+            self._file.flush()  # a full disk is told of here, not when a tile is read
         except OSError as error:
             raise PureError(
                 f"restored tiles cannot be kept in {tempfile.gettempdir()} ({error.strerror}); make room there, or "
@@ -47,6 +48,5 @@ class TileFile(Sequence[np.ndarray]):
             return [self[place] for place in range(*index.indices(self._count))]
         if not -self._count <= index < self._count:
             raise IndexError(index)
-        self._file.flush()
         read = os.pread(self._file.fileno(), self._size, index % self._count * self._size)
         return np.frombuffer(read, self._dtype).reshape(self._shape)
