@@ -33,32 +33,27 @@ def lanes_of_cpu(parts: int) -> int:
 def in_lanes(lanes: Sequence[Lane[Result]]) -> list[Result]:
     """The results of all lanes, each in a thread of its own.
 
-    The first one's first step comes before the others begin: what it compiles, they find. If one fails, the others
-    leave off at their next step, and its error is raised.
+    What several of them compile at the same time JAX compiles once. If one fails, the others leave off at their next
+    step, and its error is raised.
     """
     if len(lanes) == 1:
         return [lanes[0](lambda: None)]
-    begun, failed = Event(), Event()
+    failed = Event()
 
-    def run(number: int, lane: Lane[Result]) -> Result:
-        def step() -> None:
-            begun.set()
-            if failed.is_set():
-                raise _LeftOff
+    def step() -> None:
+        if failed.is_set():
+            raise _LeftOff
 
+    def run(lane: Lane[Result]) -> Result:
         try:
-            if number:
-                begun.wait()
-                step()
+            step()
             return lane(step)
         except BaseException:
             failed.set()
             raise
-        finally:
-            begun.set()
 
     with ThreadPoolExecutor(len(lanes)) as pool:
-        running = [pool.submit(run, number, lane) for number, lane in enumerate(lanes)]
+        running = [pool.submit(run, lane) for lane in lanes]
         try:
             wait(running)
         except BaseException:  # an interruption of whoever waits
