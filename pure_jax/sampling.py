@@ -20,6 +20,10 @@ from pure_jax.config import SamplingConfig
 ENTROPY_LIMIT = 10.0
 """Entropies are clamped to [0, 10] nats before k is computed."""
 
+FEW = 64
+"""On CPU the best one in so many entries are found sooner by `lax.top_k` than by bisection: 32 of 4,096 in half the time
+and 256 of 16,384 in a third, but 2,000 of those take it 1.4 times as long."""
+
 CODE, NEW_LINE, END = 0, 1, 2
 """Kinds of token inside a picture's body."""
 
@@ -63,7 +67,9 @@ def keep_top_k(logits: Array, k: Array, k_max: int) -> Array:
     """
     size = min(k_max, logits.shape[-1])
     place = jnp.clip(k, 1, size)
-    threshold = lax.platform_dependent(logits, place, cpu=_kth_by_bisection, default=partial(_kth_by_top_k, size=size))
+    by_top_k = partial(_kth_by_top_k, size=size)
+    on_cpu = by_top_k if size * FEW <= logits.shape[-1] else _kth_by_bisection
+    threshold = lax.platform_dependent(logits, place, cpu=on_cpu, default=by_top_k)
     # Where k exceeds n nothing may be removed: the smallest of all n is the threshold, and size == n then.
     return jnp.where(logits < threshold[..., None], -jnp.inf, logits)
 
@@ -75,7 +81,7 @@ def _kth_by_top_k(logits: Array, k: Array, size: int) -> Array:
 
 
 def _kth_by_bisection(logits: Array, k: Array) -> Array:
-    """The same value, bit by bit: the largest threshold that k entries reach. On CPU four times as fast as sorting.
+    """The same value, bit by bit: the largest threshold that k entries reach.
 
     The bits of a float, read as an integer, are in the order of the floats where these are positive; flipping all bits
     of the negative ones, and the sign of the others, puts them all in order.
