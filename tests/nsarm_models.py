@@ -17,7 +17,7 @@ from transformers import T5Config, T5EncoderModel
 from pure_jax.convert.nsarm import torch_networks
 from pure_jax.convert.nsarm.names import MAP_PREFIX, TEXT_ROWS, TRANSFORMER_ROWS, map_rows, vae_rows
 from pure_jax.convert.tables import from_torch
-from pure_jax.nsarm.config import NsarmConfig, TextConfig
+from pure_jax.nsarm.config import MapConfig, NsarmConfig, TextConfig
 from pure_jax.nsarm.model import NsarmModel
 from pure_jax.nsarm.presets import tiny
 from pure_jax.nsarm.shapes import network_shapes, text_shapes
@@ -25,6 +25,11 @@ from pure_jax.transformer import stack_layers
 from tests.nsarm_bridge import lazy, nested
 
 PROMPT_LENGTH = 3
+FEW_SCALES: dict[str, Any] = {
+    "sides": (1, 2, 4),
+    "map_network": MapConfig(latent_side=2, stem=(6, 8), widths=(8, 12), layers=(1, 1), heads=(2, 2), dropout=0.0),
+}
+"""Changes of `tiny_config` for what is compiled often: T writes two of three scales, and 4 pixels are made 16."""
 
 
 class Pair(NamedTuple):
@@ -104,9 +109,9 @@ def tokenizer() -> Tokenizer:
     return made
 
 
-def reading_model(**changes: Any) -> NsarmModel:
-    """`tiny_pair`'s, which reads captions, too."""
-    own = tiny_pair().model
+def reading_model(sizes: dict[str, Any] | None = None, **changes: Any) -> NsarmModel:
+    """`tiny_pair`'s of these sizes, which reads captions, too."""
+    own = tiny_pair(**(sizes or {})).model
     text = nested(from_torch(lazy(text_encoder()), TEXT_ROWS, text_shapes(TEXT), "test")[0])
     config = dataclasses.replace(own.config, text_encoder=TEXT, prompt="a small house", **changes)
     return dataclasses.replace(own, config=config, params=own.params | {"text_encoder": text}, tokenizer=tokenizer())

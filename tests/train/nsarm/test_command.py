@@ -30,14 +30,14 @@ from pure_jax.train.nsarm.steps import scales_objective
 from pure_jax.train.nsarm.told import Told, captions_of
 from pure_jax.train.plot import read_metrics
 from pure_jax.train.runs import Run
-from tests.nsarm_models import reading_model, tiny_config, tiny_pair
+from tests.nsarm_models import FEW_SCALES, reading_model, tiny_config, tiny_pair
 
 SMALL = ["--batch", "2", "--steps", "2", "--save-every", "1"]
 
 
 @pytest.fixture(scope="module")
 def model():
-    return reading_model()
+    return reading_model(FEW_SCALES)
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +80,13 @@ def test_captions_stand_beside_their_photos_and_the_prompt_where_there_is_none(m
 
 def test_a_photo_is_reduced_further_than_the_model_magnifies(model):
     """Its degraded copy is enlarged to the size of the model's low-quality tiles, as photos are that it restores."""
-    half = dataclasses.replace(model.config, map_network=dataclasses.replace(model.config.map_network, latent_side=8))
+    half = dataclasses.replace(model.config, map_network=dataclasses.replace(model.config.map_network, latent_side=4))
     assert half.magnification == 2
     photos, options = [photo("a", "")], MapTrainConfig(batch=2, region=1, sharpen=False)
     whole, larger = (pairs_at(photos, config, options, 0) for config in (model.config, half))
     np.testing.assert_array_equal(whole.high, larger.high)
     for small, wide in zip(whole.low, larger.low, strict=True):
-        np.testing.assert_array_equal(Image.fromarray(small).resize((16, 16), Image.Resampling.BICUBIC), wide)
+        np.testing.assert_array_equal(Image.fromarray(small).resize((8, 8), Image.Resampling.BICUBIC), wide)
     with pytest.raises(PureError, match="reduction is 3, but it must be a multiple of 4"):
         train_map(photos, model.config, MapTrainConfig(batch=1, reduction=3), {}, Run(Path("nowhere")))
 
@@ -205,8 +205,8 @@ def free_port() -> int:
 
 @pytest.mark.slow
 def test_a_map_network_of_other_sizes_is_refused(directory, photos, tmp_path, capsys):
-    other = tiny_config()
-    other = dataclasses.replace(other, map_network=dataclasses.replace(other.map_network, layers=(1, 1, 1)))
+    other = tiny_config(**FEW_SCALES)
+    other = dataclasses.replace(other, map_network=dataclasses.replace(other.map_network, widths=(8, 16)))
     options = MapTrainConfig(batch=1, steps=1)
     run = Run(tmp_path / "map")
     assert train_map([photo("a", "")], other, options, {"vae": tiny_pair().model.params["vae"]}, run)
@@ -231,10 +231,10 @@ from pure_jax.train.nsarm.stages import train_scales
 from pure_jax.train.nsarm.told import captions_of
 from pure_jax.train.runs import Run
 from pure_jax.train.sharding import read_mesh
-from tests.nsarm_models import reading_model
+from tests.nsarm_models import FEW_SCALES, reading_model
 from tests.train.nsarm.test_command import photo
 
-model = reading_model()
+model = reading_model(FEW_SCALES)
 photos = [photo("a", "a cat"), photo("b", "")]
 told = captions_of(photos, model.tokenizer, model.config)
 # Adam divides a gradient by its own size; where that is nearly 0, eps keeps rounding from becoming a whole update.

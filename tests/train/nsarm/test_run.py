@@ -12,19 +12,16 @@ from PIL import Image
 
 import pure_jax
 from pure_jax.errors import PureError
-from pure_jax.nsarm.config import MapConfig
 from pure_jax.train.nsarm.recipes import tiny_recipe
 from pure_jax.train.nsarm.run import NsarmRun
 from pure_jax.train.recipes import with_steps
 from pure_jax.train.staged import TimeIsUp
+from tests.nsarm_models import FEW_SCALES
 
 pytestmark = pytest.mark.slow
 
 TINY = tiny_recipe()
-# Fewer scales to compile: T writes two of three, and 4 pixels are made 16.
-SIZES = MapConfig(latent_side=2, stem=(6, 8), widths=(8, 12), layers=(1, 1), heads=(2, 2), dropout=0.0)
-MODEL = replace(TINY.model, sides=(1, 2, 4), map_network=SIZES)
-RECIPE = replace(TINY, model=MODEL, temperatures=(0.0,))
+RECIPE = replace(TINY, model=replace(TINY.model, **FEW_SCALES), temperatures=(0.0,))
 
 
 @pytest.fixture(scope="module")

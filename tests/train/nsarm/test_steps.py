@@ -20,7 +20,7 @@ from pure_jax.train.nsarm.pairs import Pairs
 from pure_jax.train.nsarm.steps import init_state, make_step, map_objective, scales_objective
 from pure_jax.train.nsarm.targets import map_loss, random_flips, taught, token_weights
 from pure_jax.vqgan import from_pixels
-from tests.nsarm_models import tiny_config, tiny_pair
+from tests.nsarm_models import FEW_SCALES, tiny_config, tiny_pair
 
 PAIR = tiny_pair(next_input="linear")
 CONFIG, KEY = PAIR.model.config, jax.random.key(0)
@@ -30,6 +30,9 @@ LQ, HQ = (from_pixels(jnp.asarray(pixels)) for pixels in PIXELS)
 OPTIMISER = OptimiserConfig(1e-3, 1e-3, warmup_steps=0, b2=0.97, weight_decay=0.1, clip_norm=1e9)
 PROMPT = jnp.asarray(PAIR.model.params["prompt"]["features"])
 PAIRS, RESTING = Pairs(*map(jnp.asarray, PIXELS)), {name: PAIR.model.params[name] for name in ("vae", "prompt")}
+# Of steps, which take long to compile.
+FEW = tiny_config(**FEW_SCALES)
+SMALL = Pairs(*(jnp.asarray(pixels[:, :side, :side]) for pixels, side in zip(PIXELS, (4, 16), strict=True)))
 
 
 def up(x: torch.Tensor, side: int) -> torch.Tensor:
@@ -149,10 +152,9 @@ def test_weights_count_a_scale_by_its_side():
 
 def test_a_step_moves_both_networks_and_the_published_parameters_do_not_decay():
     options = ScalesTrainConfig(batch=2, steps=10, ema_decay=0.5, optimiser=OPTIMISER)
-    config = tiny_config()
-    params = initial_params(config, ("transformer", "map_network"), 0)
-    step_fn = make_step(options, scales_objective(config, options))
-    state, metrics = step_fn(init_state(params, options), PAIRS, RESTING)
+    params = initial_params(FEW, ("transformer", "map_network"), 0)
+    step_fn = make_step(options, scales_objective(FEW, options))
+    state, metrics = step_fn(init_state(params, options), SMALL, RESTING)
     assert int(state.step) == 1 and np.isfinite(float(metrics["loss"]))
     for name in params:
         moved = jax.tree.map(lambda a, b: bool((a != b).any()), params[name], state.params[name])
@@ -163,12 +165,12 @@ def test_a_step_moves_both_networks_and_the_published_parameters_do_not_decay():
 
 
 def test_gradients_in_parts_are_those_of_the_whole_batch():
-    four = jax.tree.map(lambda x: jnp.concatenate([x, x[:, ::-1]]), PAIRS)
-    params = {"map_network": PAIR.model.params["map_network"]}
+    four = jax.tree.map(lambda x: jnp.concatenate([x, x[:, ::-1]]), SMALL)
+    params = initial_params(FEW, ("map_network",), 0)
     ends = []
     for parts in (1, 2):
         options = MapTrainConfig(batch=4, steps=10, accumulate=parts, optimiser=OPTIMISER)
-        objective = map_objective(CONFIG, options)
+        objective = map_objective(FEW, options)
         ends.append(make_step(options, objective)(init_state(params, options), four, RESTING))
     (whole, metrics), (state, own) = ends
     assert float(own["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-6)
@@ -178,9 +180,9 @@ def test_gradients_in_parts_are_those_of_the_whole_batch():
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
     options = MapTrainConfig(batch=2, steps=10, optimiser=OPTIMISER)
-    params = {"map_network": jax.tree.map(lambda x: x * jnp.nan, PAIR.model.params["map_network"])}
+    params = jax.tree.map(lambda x: x * jnp.nan, initial_params(FEW, ("map_network",), 0))
     begun = init_state(params, options)
-    state, metrics = make_step(options, map_objective(CONFIG, options))(begun, PAIRS, RESTING)
+    state, metrics = make_step(options, map_objective(FEW, options))(begun, SMALL, RESTING)
     assert int(state.step) == 1 and metrics["skipped"] == 1 and metrics["loss"] == 0
     for a, b in zip(jax.tree.leaves(state.opt_state), jax.tree.leaves(begun.opt_state), strict=True):
         np.testing.assert_array_equal(a, b)
