@@ -261,7 +261,7 @@ def demo() -> ModelConfig:
             guidance_scale=1.0, temperature=0.8, k_max=256.0, entropy_center=4.0, max_text_tokens=32
         ),
         tile_size=64,
-        tile_overlap=32,
+        tile_overlap=24,
         text_length=24,
     )
 
