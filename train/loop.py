@@ -19,6 +19,7 @@ from queue import Queue
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -142,15 +143,15 @@ def newest_tree(directory: Path) -> Any:
     with checkpoint_manager(directory) as manager:
         if not manager.all_steps():
             raise PureError(f"{directory} holds no finished checkpoint yet; let the run reach its first one")
-        return _newest_whole(manager)[0]
+        return jax.tree.map(jnp.asarray, _newest_whole(manager)[0])
 
 
 def _newest_whole(manager: ocp.CheckpointManager, shapes: Any = None) -> tuple[Any, list[int]]:
-    """The newest checkpoint that can be read, as nested dicts or like `shapes`, and the steps of those after it."""
+    """The newest checkpoint that can be read, and the steps of those after it; see `_restored`."""
     damaged: list[int] = []
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            tree = manager.restore(step, args=ocp.args.StandardRestore(shapes))
+            tree = _restored(manager, step, shapes)
         except Exception as error:  # of no class of its own, where the damage is in the numbers
             if shapes is not None and _is_whole(manager, step):
                 raise PureError(
@@ -167,9 +168,17 @@ def _newest_whole(manager: ocp.CheckpointManager, shapes: Any = None) -> tuple[A
     raise PureError(f"no checkpoint in {manager.directory} can be read; begin again with a new --out")
 
 
+def _restored(manager: ocp.CheckpointManager, step: int, shapes: Any = None) -> Any:
+    """A checkpoint like `shapes`, or as nested dicts of whole arrays on the host: so each of several processes has
+    them, of whatever devices they were saved."""
+    if shapes is None:
+        shapes = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), manager.item_metadata(step).tree)
+    return manager.restore(step, args=ocp.args.StandardRestore(shapes))
+
+
 def _is_whole(manager: ocp.CheckpointManager, step: int) -> bool:
     try:
-        manager.restore(step, args=ocp.args.StandardRestore())
+        _restored(manager, step)
     except Exception:
         return False
     return True

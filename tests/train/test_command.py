@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -27,17 +31,22 @@ from pure_jax.train.config import (
 from pure_jax.train.data.command import Tokenize
 from pure_jax.train.data.records import open_records
 from pure_jax.train.loop import newest_tree
+from pure_jax.train.plot import read_metrics
 
 pytestmark = pytest.mark.slow
+
+
+def mini():
+    """The preset "tiny" with fewer operations to compile."""
+    config = tiny()
+    vqgan = dataclasses.replace(config.vqgan, channels=8, channel_multipliers=(1, 1), latent_channels=8, num_groups=2)
+    return dataclasses.replace(config, vqgan=vqgan, tile_size=16)
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with photos/ and everything the five commands make of them."""
-    # The preset "tiny" with fewer operations to compile.
-    config = tiny()
-    vqgan = dataclasses.replace(config.vqgan, channels=8, channel_multipliers=(1, 1), latent_channels=8, num_groups=2)
-    PRESETS["mini"] = lambda: dataclasses.replace(config, vqgan=vqgan, tile_size=16)
+    PRESETS["mini"] = mini
     home = tmp_path_factory.mktemp("home")
     photos = home / "photos"
     photos.mkdir()
@@ -178,6 +187,48 @@ def files(home):
 
 
 FEW = ["--preset", "mini", "--batch", 2, "--optimiser.warmup-steps", 1]
+
+PROGRAM = """
+import sys
+
+from pure_jax.__main__ import main
+from pure_jax.config import PRESETS
+from tests.train.test_command import mini
+
+PRESETS["mini"] = mini
+main(sys.argv[1:])
+"""
+
+
+CONSTANT = ["--optimiser.warmup-steps", 1, "--optimiser.min-learning-rate", 4e-4]
+"""So that a run that ends earlier is the beginning of the longer one."""
+
+
+@pytest.mark.long
+def test_two_processes_read_a_folder_of_records_as_one_does(home, files, tmp_path):
+    """Each its part of every batch, in the same order; and on from the checkpoint that one of them has left."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        where = f"localhost:{free.getsockname()[1]}"
+
+    def start(name: str, devices: int, steps: int, *words: object) -> subprocess.Popen:
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        command = ["train", "lm", *files, "--preset", "mini", "--batch", 4, *CONSTANT]
+        command += ["--out", tmp_path / name, "--mesh", "data=2", "--steps", steps, "--save-every", 2, *words]
+        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
+        program = [sys.executable, "-c", PROGRAM, *map(str, command)]
+        return subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, text=True)
+
+    for steps in (4, 10):  # 32 records: the second part of the run reaches the next epoch
+        both = [start("two", 1, steps, "--coordinator", where, "--processes", 2, "--process", i) for i in (0, 1)]
+        ends = [process.communicate()[1] for process in both]
+        assert [process.returncode for process in both] == [0, 0], ends[0][-2000:] + ends[1][-2000:]
+    one = start("one", 2, 10)
+    assert one.communicate()[1] is not None and one.returncode == 0
+    two, whole = (read_metrics(tmp_path / name) for name in ("two", "one"))
+    assert [row["step"] for row in two] == [row["step"] for row in whole] == [2, 4, 6, 8, 10]
+    for name in ("loss", "grad_norm", "code_accuracy"):
+        np.testing.assert_allclose([r[name] for r in two], [r[name] for r in whole], rtol=1e-5, err_msg=name)
 
 
 def test_a_run_of_other_options_is_refused_unless_they_may_change(home, files, capsys):
