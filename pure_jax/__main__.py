@@ -11,7 +11,7 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import tyro
 
@@ -70,6 +70,17 @@ def keep_compiled_programs() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
+def _end(status: int) -> NoReturn:
+    """Exit; at once where this is one of several processes, since jax waits five minutes at its end for others, which
+    may wait for this one."""
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run; a user's mistake is one sentence on stderr and exit status 2."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -98,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
     except PureError as error:
         print(f"pure: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(2)
     except KeyboardInterrupt as stop:
         left = getattr(command, "interrupted", None) or "nothing was written"
         print(f"pure: interrupted; {left}", file=sys.stderr)

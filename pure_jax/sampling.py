@@ -21,8 +21,8 @@ ENTROPY_LIMIT = 10.0
 """Entropies are clamped to [0, 10] nats before k is computed."""
 
 FEW = 64
-"""On CPU the best one in so many entries are found sooner by `lax.top_k` than by bisection: 32 of 4,096 in half the time
-and 256 of 16,384 in a third, but 2,000 of those take it 1.4 times as long."""
+"""On CPU the best one in so many entries are found sooner by `lax.top_k` than by bisection: 32 of 4,096 in half the
+time and 256 of 16,384 in a third, but 2,000 of those take it 1.4 times as long."""
 
 CODE, NEW_LINE, END = 0, 1, 2
 """Kinds of token inside a picture's body."""
