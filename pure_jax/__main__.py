@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt as stop:
         left = getattr(command, "interrupted", None) or "nothing was written"
         print(f"pure: interrupted; {left}", file=sys.stderr)
-        sys.exit(143 if isinstance(stop, Terminated) else 130)
+        _end(143 if isinstance(stop, Terminated) else 130)
     except OSError as error:
         if error.filename is not None:
             raise

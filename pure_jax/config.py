@@ -256,7 +256,7 @@ def demo() -> ModelConfig:
             codebook_size=4096,
             num_groups=4,  # 32 groups of 32 channels would be instance norm, which forgets a picture's mean colour
         ),
-        # Chosen on degraded training photos. Guidance is off: the model was not trained without its question.
+        # Where nobody chooses: a run of `pure train demo` does, on its tuning photos, and puts its choice here.
         sampling=SamplingConfig(
             guidance_scale=1.0, temperature=0.8, k_max=256.0, entropy_center=4.0, max_text_tokens=32
         ),

@@ -19,7 +19,6 @@ from queue import Queue
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -133,7 +132,7 @@ def newest_step(directory: Path) -> int:
 
 
 def newest_tree(directory: Path) -> Any:
-    """The newest whole checkpoint of a run as nested dicts of arrays.
+    """The newest whole checkpoint of a run as nested dicts of arrays on the host.
 
     Raises:
         PureError: the directory holds no finished checkpoint, or all are damaged.
@@ -143,7 +142,7 @@ def newest_tree(directory: Path) -> Any:
     with checkpoint_manager(directory) as manager:
         if not manager.all_steps():
             raise PureError(f"{directory} holds no finished checkpoint yet; let the run reach its first one")
-        return jax.tree.map(jnp.asarray, _newest_whole(manager)[0])
+        return _newest_whole(manager)[0]
 
 
 def _newest_whole(manager: ocp.CheckpointManager, shapes: Any = None) -> tuple[Any, list[int]]:

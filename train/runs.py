@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pure_jax.checkpoint import read_json
@@ -77,7 +78,7 @@ class Run:
         """
         tree = newest_tree(self.out)
         averaged = tree.get("ema")
-        return tree["params"] if averaged is None else averaged
+        return jax.tree.map(jnp.asarray, tree["params"] if averaged is None else averaged)
 
 
 @contextmanager

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import socket
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -32,6 +29,7 @@ from pure_jax.train.data.command import Tokenize
 from pure_jax.train.data.records import open_records
 from pure_jax.train.loop import newest_tree
 from pure_jax.train.plot import read_metrics
+from tests.processes import ended, free_address, started
 
 pytestmark = pytest.mark.slow
 
@@ -199,39 +197,30 @@ PRESETS["mini"] = mini
 main(sys.argv[1:])
 """
 
-
 CONSTANT = ["--optimiser.warmup-steps", 1, "--optimiser.min-learning-rate", 4e-4]
 """So that a run that ends earlier is the beginning of the longer one."""
 
 
-def start(files, out, devices: int, steps: int, *words: object) -> subprocess.Popen:
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+def start(files, out, devices: int, steps: int, *words: object) -> subprocess.Popen[str]:
     command = ["train", "lm", *files, "--preset", "mini", "--batch", 4, *CONSTANT]
     command += ["--out", out, "--mesh", "data=2", "--steps", steps, "--save-every", 2, *words]
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
-    program = [sys.executable, "-c", PROGRAM, *map(str, command)]
-    return subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, text=True)
+    return started(["-c", PROGRAM, *command], devices)
 
 
-def start_two(files, out, steps: int, *words: object) -> tuple[list[int], list[str]]:
-    """Exit statuses and standard errors of two processes that end together."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        where = f"localhost:{free.getsockname()[1]}"
-    cluster = ["--coordinator", where, "--processes", 2, "--process"]
-    both = [start(files, out, 1, steps, *words, *cluster, number) for number in (0, 1)]
-    ends = [process.communicate()[1] for process in both]
-    return [process.returncode for process in both], ends
+def run_two(files, out, steps: int, *words: object) -> tuple[list[int], list[str]]:
+    """Exit statuses and standard errors of two processes that train as one."""
+    cluster = ["--coordinator", free_address(), "--processes", 2, "--process"]
+    return ended([start(files, out, 1, steps, *words, *cluster, number) for number in (0, 1)])
 
 
 @pytest.mark.long
 def test_two_processes_read_a_folder_of_records_as_one_does(files, tmp_path):
     """Each its part of every batch, in the same order; and on from the checkpoint that one of them has left."""
     for steps in (4, 10):  # 32 records: the second part of the run reaches the next epoch
-        statuses, ends = start_two(files, tmp_path / "two", steps)
+        statuses, ends = run_two(files, tmp_path / "two", steps)
         assert statuses == [0, 0], ends[0][-2000:] + ends[1][-2000:]
-    one = start(files, tmp_path / "one", 2, 10)
-    assert one.communicate()[1] is not None and one.returncode == 0
+    (status,), errors = ended([start(files, tmp_path / "one", 2, 10)])
+    assert status == 0, errors[0][-2000:]
     two, whole = (read_metrics(tmp_path / name) for name in ("two", "one"))
     assert [row["step"] for row in two] == [row["step"] for row in whole] == [2, 4, 6, 8, 10]
     for name in ("loss", "grad_norm", "code_accuracy"):
@@ -242,7 +231,7 @@ def test_two_processes_read_a_folder_of_records_as_one_does(files, tmp_path):
 @pytest.mark.long
 def test_a_mistake_ends_every_process_with_its_sentence(files, tmp_path):
     """And at once: else jax keeps the one waiting for the other until its patience of five minutes ends."""
-    statuses, ends = start_two(files, tmp_path / "run", 2, "--start", tmp_path / "absent")
+    statuses, ends = run_two(files, tmp_path / "run", 2, "--start", tmp_path / "absent")
     assert statuses == [2, 2]
     assert all("pure: error: " in end and "absent" in end for end in ends), ends
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from pure_jax.train.plot import read_metrics
+from tests.processes import ended, free_address, started
 
 PROGRAM = """
 import dataclasses
@@ -62,21 +60,14 @@ assert train_vqgan(PHOTOS, config, options, run)
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    def start(name: str, devices: int, *where: object) -> subprocess.Popen[str]:
+        return started(["-c", PROGRAM, tmp_path / name, *where], devices)
 
-    def start(name: str, devices: int, *where: object) -> subprocess.Popen:
-        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
-        command = [sys.executable, "-c", PROGRAM, str(tmp_path / name), *map(str, where)]
-        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-    both = [start("two", 4, coordinator, process) for process in (0, 1)]
-    ends = [process.communicate() for process in both]
-    assert [process.returncode for process in both] == [0, 0], ends[0][1][-2000:] + ends[1][1][-2000:]
-    one = start("one", 8)
-    assert one.communicate()[1] is not None and one.returncode == 0
+    coordinator = free_address()
+    statuses, errors = ended([start("two", 4, coordinator, process) for process in (0, 1)])
+    assert statuses == [0, 0], errors[0][-2000:] + errors[1][-2000:]
+    (status,), errors = ended([start("one", 8)])
+    assert status == 0, errors[0][-2000:]
     two, whole = (read_metrics(tmp_path / name) for name in ("two", "one"))
     assert [row["step"] for row in two] == [2, 4]
     for name in ("loss", "grad_norm", "code_accuracy"):

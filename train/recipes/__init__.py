@@ -68,12 +68,17 @@ def demo_recipe() -> Recipe:
         lm=LanguageModelTrainConfig(
             batch=8,
             steps=6000,
-            drift=0.25,
+            drift=0.4,
+            uncond_prob=0.1,
             ema_decay=0.999,
             muon=2.0,
             optimiser=OptimiserConfig(3e-3, 1e-5, warmup_steps=100, decay_steps=1200, clip_norm=1.0),
         ),
-        decoder=DecoderTrainConfig(),
+        # A discriminator of weight 0.5 made the decoder worse from its first step on.
+        decoder=DecoderTrainConfig(adversarial_weight=0.15, adversarial_start=300),
+        guidance_scales=(1.0, 2.0, 2.5, 3.0),
+        temperatures=(0.8, 1.0),
+        top_k=(32.0,),
     )
 
 

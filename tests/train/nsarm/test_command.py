@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -31,6 +28,7 @@ from pure_jax.train.nsarm.told import Told, captions_of
 from pure_jax.train.plot import read_metrics
 from pure_jax.train.runs import Run
 from tests.nsarm_models import FEW_SCALES, reading_model, tiny_config, tiny_pair
+from tests.processes import ended, free_address, started
 
 SMALL = ["--batch", "2", "--steps", "2", "--save-every", "1"]
 
@@ -176,31 +174,19 @@ def test_a_batch_that_the_mesh_does_not_divide_is_one_sentence_and_leaves_nothin
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(directory, photos, tmp_path):
     """Through the commands, which must join before a device is touched; the second stage goes on from the first."""
-    where = f"localhost:{free_port()}"
 
-    def start(name: str, devices: int, *words: object) -> subprocess.Popen:
-        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    def start(name: str, devices: int, *words: object) -> subprocess.Popen[str]:
         command = ["train", "map", directory, "--photos", photos, "--out", tmp_path / name, "--mesh", "data=2"]
-        command += ["--batch", "4", "--steps", "2", "--save-every", "1", *words]
-        return subprocess.Popen(
-            [sys.executable, "-m", "pure_jax", *map(str, command)],
-            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        return started(["-m", "pure_jax", *command, "--batch", 4, "--steps", 2, "--save-every", 1, *words], devices)
 
-    both = [start("two", 1, "--coordinator", where, "--processes", 2, "--process", process) for process in (0, 1)]
-    ends = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], ends[0][-2000:] + ends[1][-2000:]
-    one = start("one", 2)
-    assert not one.wait(), one.communicate()[1]
+    cluster = ["--coordinator", free_address(), "--processes", 2, "--process"]
+    statuses, errors = ended([start("two", 1, *cluster, process) for process in (0, 1)])
+    assert statuses == [0, 0], errors[0][-2000:] + errors[1][-2000:]
+    (status,), errors = ended([start("one", 2)])
+    assert status == 0, errors[0][-2000:]
     two, whole = (read_metrics(tmp_path / name) for name in ("two", "one"))
     for name in ("loss", "grad_norm"):
         np.testing.assert_allclose([r[name] for r in two], [r[name] for r in whole], rtol=1e-5, err_msg=name)
-
-
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("localhost", 0))
-        return opened.getsockname()[1]
 
 
 @pytest.mark.slow
@@ -249,18 +235,12 @@ for text in (None, "data=2,fsdp=2,tensor=2"):
 worst = max(
     float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in zip(*map(jax.tree.leaves, found), strict=True)
 )
-print("worst", worst)
+(Path(sys.argv[1]) / "worst").write_text(str(worst))
 """
 
 
 @pytest.mark.slow
 def test_eight_devices_train_as_one_does(tmp_path):
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert float(run.stdout.split()[-1]) < 1e-6, run.stdout  # measured 3.6e-7
+    (status,), errors = ended([started(["-c", PROGRAM, tmp_path], 8)])
+    assert status == 0, errors[0][-3000:]
+    assert float((tmp_path / "worst").read_text()) < 1e-6  # measured 3.6e-7
