@@ -182,7 +182,7 @@ class Restore:
             self._restore_photo(arranged.inputs[0], arranged.output)
 
     def _restore_photo(self, source: str, named: str | None) -> None:
-        from pure_jax.files import refuse_existing
+        from pure_jax.files import refuse_existing, replacing
         from pure_jax.infer.arguments import STREAM
         from pure_jax.infer.control.guidance import once
         from pure_jax.infer.facts import facts_of
@@ -194,7 +194,6 @@ class Restore:
             check_place,
             encode,
             lost_by,
-            write_bytes,
             write_image,
         )
         from pure_jax.infer.restore import output_size
@@ -249,17 +248,18 @@ class Restore:
             report("write")
             restored = Frames([result.picture for result in results], photo.durations, photo.loop)
             result = results[0]
-            written = encode(output.suffix, restored, self.quality)
             if not to_stream:
-                write_bytes(output, written)
+                with replacing(output) as beside, beside.open("xb") as file:
+                    encode(file, output.suffix, restored, self.quality)
             if entropy_map is not None:
-                heatmap = entropy_heatmap(result.entropy, model.config.max_entropy, result.image.size)
-                write_image(entropy_map, heatmap)
+                write_image(entropy_map, entropy_heatmap(result.entropy, model.config.max_entropy, sizes[0]))
             own_remarks = [r for one in results for r in (*one.remarks, *lost_by(output.suffix, one.picture))]
             remarks = [*dict.fromkeys(own_remarks), *remarks]
             told = facts_of(result, scale=scale, seed=result.seed, seconds=report.seconds) | {"remarks": remarks}
             settings = {name.replace("_", " "): value for name, value in vars(self).items() if name not in _NOT_SHOWN}
             shown.write(Path(source).name, first, result, model.config.max_entropy, told, settings)
+            if to_stream:
+                write_output(lambda file: encode(file, output.suffix, restored, self.quality))
         width, height = sizes[0]
         if self.json:
             facts = {
@@ -283,8 +283,6 @@ class Restore:
             print(f"the model reads: {reading or 'no degradation'}", file=said)
             print(f"the model says: {result.description or 'nothing'}", file=said)
             print(f"{'standard output' if to_stream else output}: {width}x{height}", file=said)
-        if to_stream:
-            write_output(written)
 
     def _restore_folder(self, inputs: Sequence[str], folder: Path) -> None:
         from functools import cache

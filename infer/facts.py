@@ -19,9 +19,10 @@ def facts_of(
     lost: remarks about what the result's file does not keep.
     """
     entropy = float(result.entropy.mean())
+    height, width = result.picture.rgb.shape[:2]
     return {
-        "width": result.image.width,
-        "height": result.image.height,
+        "width": width,
+        "height": height,
         "scale": scale,
         "seed": seed,
         "degradation": result.degradation,

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from pure_jax.infer.contract import Progress, RestoredTile
+from pure_jax.infer.pictures.disk_array import LARGE
 from pure_jax.infer.pictures.enlarge import Enlarged
 from pure_jax.infer.pictures.tile_file import TileFile
 from pure_jax.infer.pictures.tiles import TilePlan, cut
 
-MANY = 4096
-"""Tiles of a portion, at most; one row of tiles is never divided."""
+PIXELS = LARGE
+"""Of the tiles of a portion, at most; one row of tiles is never divided."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ class PhotoTiles:
     ) -> None:
         self._plan, self._magnification = plan, magnification
         rows, each = len(plan.tops), len(sources) * len(plan.lefts)
-        most = rows if together else max(1, MANY // each)
+        most = rows if together else max(1, PIXELS // (each * plan.tile**2))
         self._starts = range(0, rows, most)
         self.whole = len(self._starts) == 1
         size = plan.height, plan.width

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+from PIL import Image
 
-from pure_jax.infer.pictures.finishing import finished
+from pure_jax.infer.pictures.finishing import STRIP_PIXELS, finished
 from pure_jax.infer.pictures.tiles import TilePlan
 
 REST = 4.0
 """How many times as long as a preview took no other one is made."""
+OVERVIEW_PIXELS = 1 << 22
+"""Of a preview of a photo that is restored in portions, about."""
 
 
 class Canvas:
@@ -51,7 +56,41 @@ class Canvas:
         self._tiles[own[here]] = made[here]
         photo = self._photo
         tiles = list(self._tiles)
-        image, _ = finished(tiles, self._plan, lambda first, behind: photo[first:behind], self._colour_fix)
+        image = np.empty_like(photo)
+        finished(tiles, self._plan, lambda first, behind: photo[first:behind], self._colour_fix, levels=image)
         self._show(image)
         now = time.monotonic()
         self._rests_until = now + REST * (now - began)
+
+
+class Overview:
+    """A photo made smaller by a whole factor, where its portions take their places.
+
+    rows: (first, behind the last) -> those of the enlarged photo, uint8 [n, width, 3]. show: gets uint8 [h, w, 3].
+    """
+
+    def __init__(
+        self,
+        rows: Callable[[int, int], np.ndarray],
+        height: int,
+        width: int,
+        show: Callable[[np.ndarray], None],
+    ) -> None:
+        self._factor = math.ceil(math.sqrt(height * width / OVERVIEW_PIXELS))
+        step = self._factor * max(1, STRIP_PIXELS // (self._factor * width))
+        parts = [self._small(rows(top, min(top + step, height))) for top in range(0, height, step)]
+        self._image = np.concatenate(parts)
+        self._show = show
+
+    def show_from(self, top: int) -> Callable[[np.ndarray], None]:
+        """For the `Canvas` of a portion, whose first row in the photo is `top`."""
+        return partial(self._show_rows, top)
+
+    def _show_rows(self, top: int, rows: np.ndarray) -> None:
+        place = -(-top // self._factor)
+        small = self._small(rows[place * self._factor - top :])
+        self._image[place : place + len(small)] = small
+        self._show(self._image.copy())
+
+    def _small(self, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(rows).reduce(self._factor))

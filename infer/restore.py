@@ -27,14 +27,15 @@ from pure_jax.infer.control.guidance import once, vote
 from pure_jax.infer.control.sentinels import watch
 from pure_jax.infer.families import RESTORE_TILES
 from pure_jax.infer.pictures.colour import COLOUR_FIXES
-from pure_jax.infer.pictures.enlarge import enlarge, enlarge_fine, fill_hidden
-from pure_jax.infer.pictures.finishing import Rows, finished
+from pure_jax.infer.pictures.disk_array import array_for
+from pure_jax.infer.pictures.enlarge import Enlarged, enlarge_fine, fill_hidden
+from pure_jax.infer.pictures.finishing import Rows, finished, strips
 from pure_jax.infer.pictures.picture import MAX_PIXELS, Picture, to_image
 from pure_jax.infer.pictures.reading import Photo, as_picture
 from pure_jax.infer.pictures.sizing import MAX_SCALE
 from pure_jax.infer.pictures.tiles import TilePlan, blend, plan_tiles
 from pure_jax.infer.portions import Kept, PhotoTiles, Portion
-from pure_jax.infer.preview import Canvas
+from pure_jax.infer.preview import Canvas, Overview
 
 ALPHA_WAYS = ("bicubic", "model")
 _OF_ALL_TILES = ("ask", "one_description", "noise")
@@ -128,7 +129,8 @@ class Restorer:
             batch: tiles decoded together; None takes as many as fit.
             progress: see `pure_jax.infer.contract.Progress`; the last stage is "blend".
             preview: called now and then with the photo as far as it is restored, uint8 [H, W, 3], in families and ways
-                of decoding that can show it; it takes about a fifth of the time.
+                of decoding that can show it; it takes about a fifth of the time. A photo that is restored in portions
+                is shown smaller.
             options: those of the model's family, beside the restorer's own; PURE's are in
                 `pure_jax.infer.pure.restore_tiles`.
 
@@ -166,13 +168,19 @@ class Restorer:
         writer = _Writer(
             partial(restore_tiles, self.model, batch=batch), seed, options, unchecked or self.unchecked, config.stride
         )
-        seen = preview is not None and whole and "preview" in inspect.signature(restore_tiles).parameters
+        shape = (height, width, 3)
+        # Before the work, as a disk without room for them is to be told of now.
+        levels = [array_for(shape, np.uint8) for _ in sources]
+        fine = None if picture.fine is None else array_for(shape, np.uint16)
+        show = _shown_to(preview, large[0], whole, height, width) if _can_show(restore_tiles) else None
         kept = [Kept(config.tile_size, config.tile_size // config.stride, whole=whole) for _ in sources]
         remarks: list[str] = []
         for portion in photo_tiles.portions():
             canvas = None
-            if seen and preview is not None:
-                canvas = Canvas(portion.shown[: len(plan.corners)], plan, large[0].rows(0, height), fix, preview)
+            if show is not None:
+                own, top = plan.rows(*portion.rows), plan.tops[portion.rows[0]]
+                rows = large[0].rows(top, top + own.height)
+                canvas = Canvas(portion.shown[: len(own.corners)], own, rows, fix, show(top))
             restored, own_remarks = writer.write(portion, progress, canvas)
             each = len(restored) // len(sources)
             for number, one in enumerate(kept):
@@ -182,16 +190,20 @@ class Restorer:
 
         progress("blend", 0, 0)
         source = large[0].rows if picture.fine is None else _fine_rows(picture, height, width)
-        rgb, fine = finished(kept[0].images, plan, source, fix, strength, deep=picture.fine is not None)
+        finished(kept[0].images, plan, source, fix, strength, levels=levels[0], fine=fine)
         opacity = None
         if len(sources) > 1:
-            opacity = finished(kept[1].images, plan, large[1].rows, fix, strength)[0][..., 1]
+            finished(kept[1].images, plan, large[1].rows, fix, strength, levels=levels[1])
+            opacity = levels[1][..., 1]
         elif picture.alpha is not None:
-            opacity = enlarge(picture.alpha, height, width)
+            opacity = array_for(shape[:2], np.uint8)
+            enlarged = Enlarged(picture.alpha, height, width, whole=whole)
+            for first, behind in strips(height, width):
+                opacity[first:behind] = enlarged.rows(first, behind)
         texts = kept[0].texts
         degradation, description = vote(texts)
         return Restoration(
-            picture=replace(picture, rgb=rgb, alpha=opacity, fine=fine, remarks=()),
+            picture=replace(picture, rgb=levels[0], alpha=opacity, fine=fine, remarks=()),
             degradation=degradation,
             description=description,
             entropy=blend(kept[0].entropies, plan.scaled_down(config.stride)),
@@ -282,6 +294,19 @@ def _once_more(options: Mapping[str, Any], first: RestoredTiles) -> dict[str, An
     if options.get("one_description"):
         again["description"] = vote([tile.text for tile in first.tiles])[1]
     return again
+
+
+def _can_show(restore_tiles: RestoreTiles) -> bool:
+    return "preview" in inspect.signature(restore_tiles).parameters
+
+
+def _shown_to(
+    preview: Callable[[np.ndarray], None] | None, large: Enlarged, whole: bool, height: int, width: int
+) -> Callable[[int], Callable[[np.ndarray], None]] | None:
+    """For the first row of a portion: what shows the portion's picture; None where nobody watches."""
+    if preview is None:
+        return None
+    return (lambda top: preview) if whole else Overview(large.rows, height, width, preview).show_from
 
 
 def _fine_rows(picture: Picture, height: int, width: int) -> Rows:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
+from collections.abc import Callable
+from typing import BinaryIO
 
 from pure_jax.errors import PureError
+from pure_jax.files import not_writable
 from pure_jax.infer.pictures.reading import MAX_BYTES
 
 
@@ -36,8 +41,18 @@ def require_output(json: bool) -> None:
         raise PureError("standard output is a terminal; redirect it, or name a file for the picture")
 
 
-def write_output(data: bytes) -> None:
-    """Write a picture to standard output."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+def write_output(write: Callable[[BinaryIO], None]) -> None:
+    """Write a picture to standard output once it is whole. write: writes its file.
+
+    Raises:
+        PureError: the disk that it lies on until then is full.
+    """
+    with tempfile.TemporaryFile() as file:
+        try:
+            write(file)
+        except OSError as error:
+            raise not_writable("standard output", error) from error
+        file.seek(0)
+        sys.stdout.flush()
+        shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()

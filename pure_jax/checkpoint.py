@@ -13,7 +13,6 @@ A directory appears whole or not at all: it is written beside and renamed.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -32,7 +31,7 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from pure_jax.config import from_dict, require_precision, to_dict
 from pure_jax.errors import PureError
 from pure_jax.families import FAMILIES
-from pure_jax.files import new_directory, read_text
+from pure_jax.files import file_sha256, new_directory, read_text
 from pure_jax.quantisation import Quantised, is_pair, quantise
 from pure_jax.sharding import parameter_sharding
 from pure_jax.tensors import (
@@ -157,8 +156,7 @@ def write_manifest(directory: Path, known: Mapping[str, str]) -> None:
     for path in directory.rglob("*"):
         name = path.relative_to(directory).as_posix()
         if path.is_file() and name not in sums:
-            with path.open("rb") as file:
-                sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            sums[name] = file_sha256(path)
     lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]
     (directory / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
 

@@ -124,6 +124,12 @@ def refuse_existing(path: Path, overwrite: bool = False) -> None:
         raise PureError(f"output {str(path)!r} exists already; choose another name, or replace it with --overwrite")
 
 
+def file_sha256(path: Path) -> str:
+    """A file's digest in hex. Raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def directory_sha256(directory: Path) -> str:
     """A digest of all files in and below a directory, names and contents, in hex; hidden ones and Markdown excepted.
 
@@ -136,9 +142,7 @@ def directory_sha256(directory: Path) -> str:
             name = path.relative_to(directory)
             if path.suffix == ".md" or any(part.startswith(".") for part in name.parts):
                 continue
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{digest} {name.as_posix()}\n".encode())
+            total.update(f"{file_sha256(path)} {name.as_posix()}\n".encode())
     except OSError as error:
         raise PureError(f"{directory} cannot be read: {error.strerror or error}") from error
     return total.hexdigest()

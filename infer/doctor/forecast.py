@@ -99,7 +99,8 @@ def forecast(
         stages["decode"] = decoding * each
 
     began = time.perf_counter()
-    rgb, _ = finished(list(shown), plan, lambda first, behind: large[first:behind], config.colour_fix)
+    rgb = np.empty((plan.height, plan.width, 3), np.uint8)
+    finished(list(shown), plan, lambda first, behind: large[first:behind], config.colour_fix, levels=rgb)
     stages["blend"] = time.perf_counter() - began
     began = time.perf_counter()
     to_image(Picture(rgb, grey=picture.grey)).save(io.BytesIO(), "PNG")

@@ -38,11 +38,13 @@ class Entry:
 
 
 class Books:
-    """An output folder's books, open for one run. `scratch` is a folder for what is being written."""
+    """An output folder's books, open for one run. `scratch` is a folder for what is being written, `result` a file in
+    it: the picture's."""
 
     def __init__(self, folder: Path, shard: Shard | None, scratch_folder: Path) -> None:
         ending = _ending(shard)
         self.scratch = scratch_folder
+        self.result = scratch_folder / "result"
         self.report = folder / f"{REPORT}{ending}.jsonl"
         self._manifest = folder / f"{MANIFEST}{ending}.jsonl"
         self.entries: dict[str, list[Entry]] = {}
@@ -69,8 +71,8 @@ class Books:
         """Add a line to the report; `record["input"]` is the picture's name."""
         _append(self.report, record)
 
-    def finish(self, entry: Entry, data: bytes, target: Path) -> None:
-        """Put a result into its place, as a whole, after a line in the manifest.
+    def finish(self, entry: Entry, target: Path) -> None:
+        """Put what was written to `result` into its place, as a whole, after a line in the manifest.
 
         The line comes first: a result without a line would be a stranger's file to the next run, while a line whose
         result is missing only means that the work is done again.
@@ -78,12 +80,10 @@ class Books:
         Raises:
             OSError: it cannot be written.
         """
-        beside = self.scratch / "result"
-        beside.write_bytes(data)
-        _sync(beside)
+        _sync(self.result)
         target.parent.mkdir(parents=True, exist_ok=True)
         _append(self._manifest, asdict(entry))
-        os.replace(beside, target)
+        os.replace(self.result, target)
 
 
 @contextmanager

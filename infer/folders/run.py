@@ -13,6 +13,7 @@ from typing import Any
 
 from pure_jax import __version__
 from pure_jax.errors import PureError
+from pure_jax.files import file_sha256
 from pure_jax.infer.contract import Progress
 from pure_jax.infer.folders.books import Books, Entry, open_books
 from pure_jax.infer.folders.listing import Job, real_path, share
@@ -112,12 +113,12 @@ def restore_folder(
                     summary.skipped += 1
                     continue
                 results = _restored(task, restore, first=not summary.restored)
-                data = encode(run.suffix, _with_timing(results, task.frames), run.quality)
+                with books.result.open("wb") as file:
+                    encode(file, run.suffix, _with_timing(results, task.frames), run.quality)
                 books.tell(_report(run, job, task, output, results) | _when(began))
-                entry = Entry(
-                    job.name, task.input_sha256, task.settings, run.model_sha256, output, _sha256(data)
-                )  # fmt: skip
-                books.finish(entry, data, run.folder / output)
+                digest = file_sha256(books.result)
+                entry = Entry(job.name, task.input_sha256, task.settings, run.model_sha256, output, digest)
+                books.finish(entry, run.folder / output)
                 summary.restored += 1
             except _Unusable as error:
                 raise PureError(str(error)) from error
@@ -145,11 +146,11 @@ def _prepare(run: FolderRun, job: Job, output: str, books: Books) -> _Task | Non
     name, target = repr(str(job.source)), run.folder / output
     data = read_file(job.source)
     own = run.own_settings(job.source)
-    settings, digest = {**run.settings, **own}, _sha256(data)
+    settings, digest = {**run.settings, **own}, hashlib.sha256(data).hexdigest()
     if _stands_there(target):
         if target.is_dir():
             raise PureError(f"output {str(target)!r} is a directory; move it away")
-        there = _sha256(target.read_bytes())
+        there = file_sha256(target)
         entries = [e for e in books.entries.get(job.name, []) if (e.output, e.output_sha256) == (output, there)]
         if any((e.input_sha256, e.settings, e.model_sha256) == (digest, settings, run.model_sha256) for e in entries):
             return None
@@ -228,7 +229,3 @@ def _when(began: float) -> dict[str, Any]:
 
 def _described(error: Exception) -> str:
     return f"{reason_of(error)} ({type(error).__name__})"
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -1,21 +1,21 @@
-"""Colour of 16 bits a channel, which Pillow cannot hold: read and written by tifffile and imagecodecs."""
+"""Colour of 16 bits a channel, which Pillow cannot hold: read by tifffile and imagecodecs, written to TIFF, too."""
 
 from __future__ import annotations
 
 import io
-import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from pure_jax.infer.pictures.picture import Picture
+from pure_jax.infer.pictures.picture import Picture, samples
 
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow's own conversion to grey
 _XMP_TAG = 700
+_STRIP_BYTES = 1 << 18
 _UNSIGNED, _BYTES, _TEXT = 1, 1, 2  # sample format; types of tags
 
 
@@ -73,39 +73,28 @@ def _straight(samples: np.ndarray, kind: int) -> np.ndarray:
     return straight
 
 
-def encode_png(picture: Picture) -> bytes:
-    """A PNG file of 16 bits a channel, with the picture's profile and what it says about itself."""
-    import imagecodecs
-
-    file = bytes(imagecodecs.png_encode(_samples(picture), level=6))
-    chunks = b""
-    if picture.icc:
-        chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc))
-    if picture.exif:
-        chunks += _chunk(b"eXIf", picture.exif.removeprefix(b"Exif\0\0"))
-    if picture.xmp:
-        chunks += _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + picture.xmp)
-    end = 33  # of the signature (8) and the header (8 + 13 + 4)
-    return file[:end] + chunks + file[end:]
-
-
-def encode_tiff(pictures: Sequence[Picture]) -> bytes:
-    """A TIFF file of 16 bits a channel, one page for each picture, with profile and XMP.
+def write_tiff(file: BinaryIO, pictures: Sequence[Picture]) -> None:
+    """Write a TIFF file of 16 bits a channel, one page for each picture, with profile and XMP, strip by strip.
 
     Of EXIF it holds camera, date, names and rights; the directories of exposure and place find no place in it.
     """
     import tifffile
 
-    buffer = io.BytesIO()
-    with tifffile.TiffWriter(buffer) as file:
+    with tifffile.TiffWriter(file) as writer:
         for picture in pictures:
             if picture.alpha is not None and picture.grey:  # which few programs read from a TIFF file, so: as colour
                 picture = replace(picture, grey=False, icc=None)
-            samples = _samples(picture)
-            file.write(
-                samples,
+            height, width = picture.rgb.shape[:2]
+            rows = max(1, _STRIP_BYTES // (6 * width))
+            channels = (1 if picture.grey else 3) + (picture.alpha is not None)
+            parts = ((top, min(top + rows, height)) for top in range(0, height, rows))
+            writer.write(
+                (_compressed(samples(picture, *part, deep=True)) for part in parts),
+                shape=(height, width, channels) if channels > 1 else (height, width),
+                dtype=np.uint16,
+                rowsperstrip=rows,
                 photometric="minisblack" if picture.grey else "rgb",
-                planarconfig="contig" if samples.ndim == 3 else None,
+                planarconfig="contig" if channels > 1 else None,
                 extrasamples=None if picture.alpha is None else ["unassalpha"],
                 compression="zlib",
                 predictor=True,
@@ -114,17 +103,11 @@ def encode_tiff(pictures: Sequence[Picture]) -> bytes:
                 metadata=None,
                 software=False,
             )
-    return buffer.getvalue()
 
 
-def _samples(picture: Picture) -> np.ndarray:
-    """uint16 [H, W] or [H, W, channels], grey with one colour channel, transparency last."""
-    assert picture.fine is not None
-    fine = picture.fine
-    channels = [np.rint(fine @ _LUMA).astype(np.uint16)] if picture.grey else [fine[..., i] for i in range(3)]
-    if picture.alpha is not None:
-        channels.append(picture.alpha.astype(np.uint16) * 257)
-    return channels[0] if len(channels) == 1 else np.stack(channels, axis=-1)
+def _compressed(strip: np.ndarray) -> bytes:
+    """A strip of a TIFF file: differences to the pixel before it, as predictor 2 says, deflated."""
+    return zlib.compress(np.diff(strip, axis=1, prepend=strip.dtype.type(0)).tobytes())
 
 
 def _tags(picture: Picture) -> list[tuple[int, int, int, bytes | str, bool]]:
@@ -135,7 +118,3 @@ def _tags(picture: Picture) -> list[tuple[int, int, int, bytes | str, bool]]:
     exif = Image.Exif()
     exif.load(picture.exif or b"")
     return tags + [(tag, _TEXT, 0, value, True) for tag, value in exif.items() if isinstance(value, str)]
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -42,12 +42,13 @@ def enlarge(
 
 class Enlarged:
     """A photo as `enlarge` makes it, by rows. whole: make it once and hold it, as is done with one that is not larger
-    than the photo; else rows are made when they are asked for."""
+    than the photo; else rows are made when they are asked for. One of the same size is the photo itself."""
 
     def __init__(self, photo: np.ndarray, height: int, width: int, magnification: int = 1, *, whole: bool) -> None:
         self._part = partial(enlarge, photo, height, width, magnification)
         larger = height > magnification * photo.shape[0] and width > magnification * photo.shape[1]
-        self._whole = self._part() if whole or not larger else None
+        same = magnification == 1 and (height, width) == photo.shape[:2]
+        self._whole = photo if same else self._part() if whole or not larger else None
 
     def rows(self, first: int, behind: int) -> np.ndarray:
         return self._part((first, behind)) if self._whole is None else self._whole[first:behind]

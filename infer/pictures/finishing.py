@@ -8,6 +8,7 @@ from functools import reduce
 import numpy as np
 
 from pure_jax.infer.pictures.colour import COLOUR_FIXES, Measured, joined, mix
+from pure_jax.infer.pictures.disk_array import let_go
 from pure_jax.infer.pictures.tiles import TilePlan, blend
 
 STRIP_PIXELS = 1 << 20
@@ -22,9 +23,11 @@ def finished(
     source: Rows,
     colour_fix: str,
     strength: float = 1.0,
-    deep: bool = False,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """The picture, uint8 [H, W, 3], and, where it is deep, uint16 [H, W, 3], too.
+    *,
+    levels: np.ndarray,
+    fine: np.ndarray | None = None,
+) -> None:
+    """Write the picture into levels, uint8 [H, W, 3], and, if it is given, into fine, uint16 [H, W, 3], too.
 
     It is what it would be in one piece: bit for bit, but for the mean and the deviation of those fixes that need them,
     which are summed strip by strip.
@@ -43,9 +46,6 @@ def finished(
     measured: Measured | None = None
     if fix.measured_in is not None:
         measured = reduce(joined, (fix.measure(*both(*part)) for part in parts))
-    shape = (plan.height, plan.width, 3)
-    levels = np.empty(shape, np.uint8)
-    fine = np.empty(shape, np.uint16) if deep else None
     for first, behind in parts:
         above = max(0, first - fix.reach)
         image, photo = both(above, min(plan.height, behind + fix.reach))
@@ -53,7 +53,8 @@ def finished(
         levels[first:behind] = (strip * 255).round()
         if fine is not None:
             fine[first:behind] = (strip * 65_535).round()
-    return levels, fine
+            let_go(fine)
+        let_go(levels)
 
 
 def strips(height: int, width: int) -> list[tuple[int, int]]:

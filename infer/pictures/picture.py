@@ -14,6 +14,7 @@ from pure_jax.infer.pictures.profiles import cmyk_to_rgb
 MIN_SIDE = 16
 MAX_PIXELS = 100_000_000
 
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow's own conversion to grey
 _GREY_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
 
@@ -39,6 +40,8 @@ class Picture:
     fine: uint16 [H, W, 3], the same colours in steps of 1/65535, where the source has 16 bits a channel; else None.
     exif, xmp: what the source says about itself, without its orientation, or None.
     remarks: what of the source could not be kept, one sentence each.
+
+    Arrays of a large result lie on the disk (`pure_jax.infer.pictures.disk_array`).
     """
 
     rgb: np.ndarray
@@ -106,6 +109,22 @@ def to_image(picture: Picture) -> Image.Image:
     if picture.icc:
         image.info["icc_profile"] = picture.icc
     return image
+
+
+def samples(picture: Picture, first: int, behind: int, *, deep: bool = False) -> np.ndarray:
+    """Rows first ... behind - 1 as a file holds them: uint8, or where deep uint16, [rows, W, channels], grey with one
+    channel of colour, transparency last."""
+    opacity = None if picture.alpha is None else picture.alpha[first:behind]
+    if not deep:
+        part = to_image(Picture(picture.rgb[first:behind], opacity, picture.grey))
+        return np.asarray(part).reshape(*part.size[::-1], -1)
+    assert picture.fine is not None
+    fine = picture.fine[first:behind]
+    colours = np.rint(fine @ _LUMA)[..., None] if picture.grey else fine
+    parts = [colours.astype(np.uint16)]
+    if opacity is not None:
+        parts.append(opacity[..., None].astype(np.uint16) * 257)
+    return np.concatenate(parts, axis=-1)
 
 
 def fitting_profile(icc: bytes | None, grey: bool) -> bytes | None:

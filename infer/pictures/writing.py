@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
+import numpy as np
 from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 
 from pure_jax.errors import PureError
 from pure_jax.files import not_writable, replacing
 from pure_jax.infer.pictures import deep
-from pure_jax.infer.pictures.picture import Picture, to_image
+from pure_jax.infer.pictures.disk_array import LARGE, let_go, on_disk
+from pure_jax.infer.pictures.finishing import strips
+from pure_jax.infer.pictures.picture import Picture, samples, to_image
+from pure_jax.infer.pictures.png import write_png
 from pure_jax.infer.pictures.reading import Frames
 
 
@@ -132,30 +136,91 @@ def check_place(path: str | os.PathLike[str]) -> None:
         raise not_writable(path, error) from error
 
 
-def encode(suffix: str, frames: Frames, quality: int | None = None) -> bytes:
-    """The bytes of a file of the suffix's format: PNG, JPEG, WebP, AVIF or TIFF, with all that its Pictures hold.
+def encode(file: BinaryIO, suffix: str, frames: Frames, quality: int | None = None) -> None:
+    """Write a file of the suffix's format: PNG, JPEG, WebP, AVIF or TIFF, with all that its Pictures hold.
 
     JPEG and WebP have a quality of 95 by default, AVIF of 90, and keep the full resolution of colours. 16 bits a
-    channel stay so in PNG and TIFF, if the extra `photos` is installed. Several frames become an animation, or pages of
-    a TIFF file. What the format cannot hold is for `check_kind` to refuse.
+    channel stay so in PNG, and in TIFF if the extra `photos` is installed. Several frames become an animation, or pages
+    of a TIFF file. What the format cannot hold is for `check_kind` to refuse. A single large picture, and one of 16
+    bits, goes into PNG and JPEG strip by strip; the other formats' encoders take pictures whole.
+
+    file: open for writing, at its beginning, and seekable.
     """
     encoder = _ENCODERS[suffix.lower()]
     pictures = [_with_fitting_profile(encoder, picture) for picture in frames.pictures]
-    if encoder.deep and deep.available() and all(picture.fine is not None for picture in pictures):
-        if encoder is _TIFF:
-            return deep.encode_tiff(pictures)
-        if len(pictures) == 1:
-            return deep.encode_png(pictures[0])
+    first, alone = pictures[0], len(pictures) == 1
+    large = first.rgb.shape[0] * first.rgb.shape[1] > LARGE
     options = encoder.options | ({} if quality is None else {"quality": quality})
-    if len(pictures) > 1:
-        options = options | {"save_all": True, "append_images": [to_image(picture) for picture in pictures[1:]]}
-        if encoder is not _TIFF:
-            options |= {"duration": frames.durations or 1000}
-            options |= {} if encoder is _AVIF else {"loop": frames.loop}
-    buffer = io.BytesIO()
-    image = to_image(pictures[0])
-    image.save(buffer, encoder.format, **options | _about(encoder, pictures[0]))
-    return buffer.getvalue()
+    if encoder is _TIFF and deep.available() and all(picture.fine is not None for picture in pictures):
+        deep.write_tiff(file, pictures)
+    elif encoder is _PNG and alone and (large or first.fine is not None):
+        _write_png(file, first)
+    elif encoder is _JPEG and large:
+        image, array = _mapped(first)
+        image.save(_target(file, array), encoder.format, **options | _about(encoder, first))
+    else:
+        if not alone:
+            options = options | {"save_all": True, "append_images": [to_image(picture) for picture in pictures[1:]]}
+            if encoder is not _TIFF:
+                options |= {"duration": frames.durations or 1000}
+                options |= {} if encoder is _AVIF else {"loop": frames.loop}
+        to_image(first).save(_target(file), encoder.format, **options | _about(encoder, first))
+
+
+def _write_png(file: BinaryIO, picture: Picture) -> None:
+    height, width = picture.rgb.shape[:2]
+    chunks = []
+    if picture.icc:
+        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc)))
+    if picture.exif:
+        chunks.append((b"eXIf", picture.exif.removeprefix(b"Exif\0\0")))
+    if picture.xmp:
+        chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + picture.xmp))
+    write_png(file, (width, height), _parts(picture, deep=picture.fine is not None), chunks)
+
+
+def _parts(picture: Picture, *, deep: bool = False) -> Iterator[np.ndarray]:
+    """Strips of a picture, as `samples` gives them, whose pages do not stay in memory."""
+    for first, behind in strips(*picture.rgb.shape[:2]):
+        yield samples(picture, first, behind, deep=deep)
+        for array in (picture.rgb, picture.alpha, picture.fine):
+            if array is not None:
+                let_go(array)
+
+
+def _mapped(picture: Picture) -> tuple[Image.Image, np.ndarray]:
+    """A picture without transparency as an image whose pixels Pillow reads where they lie: in the array on the disk."""
+    height, width = picture.rgb.shape[:2]
+    array = on_disk((height, width) if picture.grey else (height, width, 4), np.uint8)
+    place = array[..., None] if picture.grey else array[..., :3]
+    top = 0
+    for strip in _parts(picture):
+        place[top : top + len(strip)] = strip
+        top += len(strip)
+        let_go(array)
+    mode = "L" if picture.grey else "RGBX"  # of RGB, it would make a copy in memory
+    return Image.frombuffer(mode, (width, height), array, "raw", mode, 0, 1), array
+
+
+class _Target:
+    """Has no descriptor."""
+
+    def __init__(self, file: BinaryIO, array: np.ndarray | None) -> None:
+        self.seek, self.tell, self.flush = file.seek, file.tell, file.flush
+        self._file, self._array = file, array
+
+    def write(self, data: bytes) -> int:
+        if self._array is not None:
+            let_go(self._array)
+        return self._file.write(data)
+
+
+def _target(file: BinaryIO, array: np.ndarray | None = None) -> BinaryIO:
+    """A file for Pillow without a descriptor: Pillow would write to that by itself, and not say how it failed.
+
+    array: its pages do not stay in memory while it is written.
+    """
+    return cast(BinaryIO, _Target(file, array))
 
 
 def lost_by(suffix: str, picture: Picture) -> list[str]:
@@ -176,25 +241,17 @@ def _with_fitting_profile(encoder: _Encoder, picture: Picture) -> Picture:
     return picture if profile is picture.icc else replace(picture, icc=profile)
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file as a whole: `path` holds either all of it or what it held before.
-
-    Raises PureError for a full disk or any other failure to write.
-    """
-    with replacing(Path(path)) as beside, beside.open("xb") as file:
-        file.write(data)
-
-
 def write_image(path: str | os.PathLike[str], image: Image.Image) -> None:
     """Write a PIL image of mode L, LA, RGB or RGBA in the format of the suffix, with its colour profile.
 
-    Raises PureError as `check_output` and `write_bytes` do.
+    `path` holds either all of it or what it held before. Raises PureError as `check_output` does, and for a full disk
+    or any other failure to write.
     """
     check_output(path, has_alpha=image.has_transparency_data, size=image.size)
-    encoder, buffer = _ENCODERS[Path(path).suffix.lower()], io.BytesIO()
+    encoder = _ENCODERS[Path(path).suffix.lower()]
     profile = fitting_profile_for(encoder.format, image.info.get("icc_profile"))
-    image.save(buffer, encoder.format, icc_profile=profile, **encoder.options)
-    write_bytes(path, buffer.getvalue())
+    with replacing(Path(path)) as beside, beside.open("xb") as file:
+        image.save(_target(file), encoder.format, icc_profile=profile, **encoder.options)
 
 
 def _about(encoder: _Encoder, picture: Picture) -> dict[str, Any]:

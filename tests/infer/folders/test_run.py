@@ -339,11 +339,11 @@ def test_shards_together_are_the_whole(pure):
 def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(pure, monkeypatch, number):
     pure("in", "whole")
 
-    def full(beside: Path, data: bytes) -> int:
+    def full(*_: Any) -> None:
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr("pure_jax.infer.folders.run.encode", full)
         outcome = pure("in", "out")
     assert outcome.status == 2 and os.strerror(number) in outcome.err and results("out") == {}
     assert pure("in", "out").status == 1

@@ -14,8 +14,9 @@ from pure_jax.errors import PureError
 from pure_jax.infer.pictures import reading
 from pure_jax.infer.pictures.picture import Picture
 from pure_jax.infer.pictures.reading import Frames, as_picture, decode, read_file
-from pure_jax.infer.pictures.writing import check_frames, check_kind, encode
+from pure_jax.infer.pictures.writing import check_frames, check_kind
 from tests.infer.pictures.test_fuzz import at_most
+from tests.pictures import encoded
 
 COLOURS = [(255, 0, 0), (0, 160, 0), (0, 0, 255)]
 DURATIONS = [100, 200, 300]
@@ -43,7 +44,7 @@ def test_all_frames_go_into_one_file_with_their_timing(format, suffix):
     frames = decode(animation(format), "the animation", every=True)
     assert [tuple(picture.rgb[9, 9]) for picture in frames.pictures] == COLOURS
     assert frames.durations == ([] if format == "TIFF" else DURATIONS)
-    with Image.open(io.BytesIO(encode(suffix, frames))) as written:
+    with Image.open(io.BytesIO(encoded(suffix, frames))) as written:
         assert written.n_frames == 3
         for place, colour in enumerate(COLOURS):
             written.seek(place)
@@ -60,12 +61,12 @@ def test_pages_of_different_sizes_go_into_a_tiff_only():
         with pytest.raises(PureError, match="frames of different sizes; write .tif"):
             check_frames(name, Frames(pages), sizes)
     check_frames("a.tif", Frames(pages), sizes)
-    again = decode(encode(".tif", Frames(pages)), "the pages", every=True)
+    again = decode(encoded(".tif", Frames(pages)), "the pages", every=True)
     assert all((one.rgb == other.rgb).all() for one, other in zip(again.pictures, pages, strict=True))
 
 
 def test_one_frame_is_no_animation():
-    frames = decode(encode(".png", Frames([Picture(np.zeros((20, 24, 3), np.uint8))])), "the photo", every=True)
+    frames = decode(encoded(".png", Frames([Picture(np.zeros((20, 24, 3), np.uint8))])), "the photo", every=True)
     assert len(frames.pictures) == 1 and frames.pictures[0].remarks == ()
 
 
@@ -80,7 +81,7 @@ def test_pages_that_grow_are_counted_by_what_they_are(monkeypatch):
     monkeypatch.setattr(reading, "MAX_FRAMES_PIXELS", 5000)
     pages = [Picture(np.zeros((side, side, 3), np.uint8)) for side in (16, 64, 64)]
     with pytest.raises(PureError, match="'a.tif' has 3 frames with more than"):
-        decode(encode(".tif", Frames(pages)), "'a.tif'", every=True)
+        decode(encoded(".tif", Frames(pages)), "'a.tif'", every=True)
 
 
 def test_pages_without_end_are_counted_up_to_a_thousand():
@@ -129,7 +130,7 @@ def test_formats_that_pillow_was_built_without_are_refused_before_the_work(monke
 def test_avif_is_read_and_written_close_to_the_original():
     y, x = np.mgrid[:64, :80]
     smooth = np.stack([2 * x, 3 * y, x + y], axis=-1).astype(np.uint8)
-    again = decode(encode(".avif", Frames([Picture(smooth)])), "the photo").pictures[0]
+    again = decode(encoded(".avif", Frames([Picture(smooth)])), "the photo").pictures[0]
     assert np.abs(again.rgb.astype(int) - smooth).mean() < 2
 
 
@@ -157,7 +158,7 @@ def test_heic_without_the_plug_in_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".avif"])
 def test_quality_makes_files_larger(suffix):
     noise = Frames([Picture(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))])
-    assert len(encode(suffix, noise, 20)) < len(encode(suffix, noise, 60)) < len(encode(suffix, noise))
+    assert len(encoded(suffix, noise, 20)) < len(encoded(suffix, noise, 60)) < len(encoded(suffix, noise))
 
 
 @pytest.mark.parametrize(("suffix", "quality"), [("a.png", 90), ("a.tif", 90), ("a.jpg", 0), ("a.webp", 101)])

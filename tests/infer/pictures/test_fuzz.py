@@ -18,7 +18,7 @@ from PIL import Image, ImageCms
 from pure_jax.errors import PureError
 from pure_jax.infer.pictures.picture import Picture
 from pure_jax.infer.pictures.reading import Frames, decode
-from pure_jax.infer.pictures.writing import encode
+from tests.pictures import encoded
 
 SECONDS = 60  # for one file; on a quick machine the slowest takes less than 2
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a xmlns:t="http://ns.adobe.com/tiff/1.0/" t:Orientation="6"/></x:xmpmeta>'
@@ -36,9 +36,9 @@ def whole_files() -> dict[str, bytes]:
     alpha = rng.integers(0, 256, (24, 32), dtype=np.uint8)
     picture = Picture(rgb, None, False, icc, None, exif.tobytes(), XMP)
     deep = Picture(rgb, alpha, False, icc, fine, exif.tobytes(), XMP)
-    files = {suffix: encode(suffix, Frames([picture])) for suffix in (".png", ".jpg", ".webp", ".avif", ".tif")}
-    files |= {f"16 bits {suffix}": encode(suffix, Frames([deep])) for suffix in (".png", ".tif")}
-    files |= {f"frames {s}": encode(s, Frames([picture, picture], [50, 60])) for s in (".png", ".webp", ".tif")}
+    files = {suffix: encoded(suffix, Frames([picture])) for suffix in (".png", ".jpg", ".webp", ".avif", ".tif")}
+    files |= {f"16 bits {suffix}": encoded(suffix, Frames([deep])) for suffix in (".png", ".tif")}
+    files |= {f"frames {s}": encoded(s, Frames([picture, picture], [50, 60])) for s in (".png", ".webp", ".tif")}
     image = Image.fromarray(rgb)
     for format in ("BMP", "GIF", "PPM", "TIFF"):
         options = {"compression": "tiff_lzw"} if format == "TIFF" else {}
@@ -107,7 +107,7 @@ def survive(cases: int, seed: int) -> None:
             assert all(picture.rgb.dtype == np.uint8 for picture in frames.pictures)
             suffix, picture = suffixes[case % len(suffixes)], frames.pictures[0]
             if picture.rgb.size < 1_000_000 and (picture.alpha is None or suffix != ".jpg"):
-                assert encode(suffix, Frames([picture]))  # behind it lies long work: it must not fail to be written
+                assert encoded(suffix, Frames([picture]))  # behind it lies long work: it must not fail to be written
             read += 1
     assert min(read, refused) > cases // 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 1 << 20  # KiB

@@ -13,7 +13,8 @@ from PIL import Image
 
 from pure_jax.infer.pictures.picture import Picture, from_image
 from pure_jax.infer.pictures.reading import Frames, decode
-from pure_jax.infer.pictures.writing import encode, lost_by
+from pure_jax.infer.pictures.writing import lost_by
+from tests.pictures import encoded
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
 SUFFIXES = [".png", ".jpg", ".webp", ".avif", ".tif"]
@@ -42,7 +43,7 @@ def camera_jpeg() -> bytes:
 
 def copy(data: bytes, suffix: str, **options: Any) -> bytes:
     """The photo decoded and encoded anew."""
-    return encode(suffix, decode(data, "the photo", **options))
+    return encoded(suffix, decode(data, "the photo", **options))
 
 
 def exif_of(data: bytes) -> dict[str, Any]:
@@ -75,10 +76,10 @@ def test_camera_exposure_and_rights_travel_on_and_the_place_does_not(suffix):
 def test_a_tiff_of_16_bits_has_the_camera_and_the_rights():
     picture = decode(camera_jpeg(), "the photo").pictures[0]
     fine = dataclasses.replace(picture, fine=picture.rgb.astype(np.uint16) * 257)
-    found = exif_of(encode(".tif", Frames([fine])))
+    found = exif_of(encoded(".tif", Frames([fine])))
     assert found["BitsPerSample"] == (16, 16, 16)
     assert (found["Make"], found["Model"], found["Copyright"]) == ("Maker", "Model 1", "(c) somebody")
-    found = exif_of(encode(".png", Frames([fine])))
+    found = exif_of(encoded(".png", Frames([fine])))
     assert found["ExifTag"]["ExposureTime"] == (1, 250)
 
 
@@ -104,7 +105,7 @@ def test_the_copy_is_upright_once_and_for_all(suffix):
     assert once.rgb.shape == (24, 20, 3)
     again = decode(copy(camera_jpeg(), suffix), "the copy").pictures[0]
     assert again.rgb.shape == (24, 20, 3)
-    third = decode(encode(".png", Frames([again])), "the copy").pictures[0]
+    third = decode(encoded(".png", Frames([again])), "the copy").pictures[0]
     assert (third.rgb == again.rgb).all() and third.exif is not None
 
 
@@ -164,17 +165,17 @@ def test_a_profile_that_png_readers_refuse_is_left_out_of_png_with_a_remark(deep
     fine = PIXELS.astype(np.uint16) * 257 if deep else None
     picture = Picture(PIXELS, icc=profile, fine=fine)
     assert lost_by(".png", picture)[0].startswith("its colour profile of 2.1 MB was left out")
-    assert decode(encode(".png", Frames([picture])), "the copy").pictures[0].icc is None
+    assert decode(encoded(".png", Frames([picture])), "the copy").pictures[0].icc is None
     assert lost_by(".tif", picture) == [] == lost_by(".png", dataclasses.replace(picture, icc=profile[:1000]))
-    assert decode(encode(".tif", Frames([picture])), "the copy").pictures[0].icc == profile
+    assert decode(encoded(".tif", Frames([picture])), "the copy").pictures[0].icc == profile
 
 
 def test_what_is_too_long_for_a_jpeg_is_left_out_of_it():
     picture = decode(camera_jpeg(), "the photo").pictures[0]
     long = dataclasses.replace(picture, exif=picture.exif + bytes(70_000), xmp=b"<x>" + b"a" * 70_000 + b"</x>")
-    again = decode(encode(".jpg", Frames([long])), "the copy").pictures[0]
+    again = decode(encoded(".jpg", Frames([long])), "the copy").pictures[0]
     assert (again.exif, again.xmp, again.remarks) == (None, None, ())
-    again = decode(encode(".webp", Frames([long])), "the copy").pictures[0]
+    again = decode(encoded(".webp", Frames([long])), "the copy").pictures[0]
     assert again.exif is not None and again.xmp == long.xmp
 
 
