@@ -249,7 +249,7 @@ class Restore:
             restored = Frames([result.picture for result in results], photo.durations, photo.loop)
             result = results[0]
             if not to_stream:
-                with replacing(output) as beside, beside.open("xb") as file:
+                with replacing(output) as beside, beside.open("x+b") as file:
                     encode(file, output.suffix, restored, self.quality)
             if entropy_map is not None:
                 write_image(entropy_map, entropy_heatmap(result.entropy, model.config.max_entropy, sizes[0]))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pure_jax.infer.contract import Progress, RestoredTile
-from pure_jax.infer.pictures.disk_array import LARGE
 from pure_jax.infer.pictures.enlarge import Enlarged
+from pure_jax.infer.pictures.large import LARGE
 from pure_jax.infer.pictures.tile_file import TileFile
 from pure_jax.infer.pictures.tiles import TilePlan, cut
 

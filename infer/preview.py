@@ -10,7 +10,8 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from pure_jax.infer.pictures.finishing import STRIP_PIXELS, finished
+from pure_jax.infer.pictures.finishing import finished
+from pure_jax.infer.pictures.large import STRIP_PIXELS
 from pure_jax.infer.pictures.tiles import TilePlan
 
 REST = 4.0

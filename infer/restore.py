@@ -27,9 +27,9 @@ from pure_jax.infer.control.guidance import once, vote
 from pure_jax.infer.control.sentinels import watch
 from pure_jax.infer.families import RESTORE_TILES
 from pure_jax.infer.pictures.colour import COLOUR_FIXES
-from pure_jax.infer.pictures.disk_array import array_for
 from pure_jax.infer.pictures.enlarge import Enlarged, enlarge_fine, fill_hidden
-from pure_jax.infer.pictures.finishing import Rows, finished, strips
+from pure_jax.infer.pictures.finishing import Rows, finished
+from pure_jax.infer.pictures.large import array_for, strips
 from pure_jax.infer.pictures.picture import MAX_PIXELS, Picture, to_image
 from pure_jax.infer.pictures.reading import Photo, as_picture
 from pure_jax.infer.pictures.sizing import MAX_SCALE

@@ -113,7 +113,7 @@ def restore_folder(
                     summary.skipped += 1
                     continue
                 results = _restored(task, restore, first=not summary.restored)
-                with books.result.open("wb") as file:
+                with books.result.open("w+b") as file:
                     encode(file, run.suffix, _with_timing(results, task.frames), run.quality)
                 books.tell(_report(run, job, task, output, results) | _when(began))
                 digest = file_sha256(books.result)

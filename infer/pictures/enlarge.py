@@ -8,6 +8,8 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from pure_jax.infer.pictures.large import let_go
+
 _REACH = 3
 """Rows of the photo that bicubic interpolation looks at beyond a place, and one more."""
 
@@ -25,17 +27,23 @@ def enlarge(
     result, photo = np.array([height, width]), np.array(image.shape[:2])
     size = -(-result // magnification)
     shown = size * magnification / result * photo  # the part of the photo, a little more than all of it
-    margin = np.ceil(shown - photo).astype(int)
-    padded = np.pad(image, [(0, margin[0]), (0, margin[1])] + [(0, 0)] * (image.ndim - 2), mode="edge")
+    right, below = np.ceil(shown - photo).astype(int)[::-1]
+
+    def padded(top: int, bottom: int) -> Image.Image:
+        part, missing = image[top:bottom], max(0, bottom - len(image))
+        part = np.pad(part, [(0, missing), (0, right)] + [(0, 0)] * (image.ndim - 2), mode="edge")
+        let_go(image)
+        return Image.fromarray(part)
+
     box = (0.0, 0.0, float(shown[1]), float(shown[0]))
     resize = partial(Image.Image.resize, resample=Image.Resampling.BICUBIC)
     if rows is None:
-        return np.asarray(resize(Image.fromarray(padded), (int(size[1]), int(size[0])), box=box))
+        return np.asarray(resize(padded(0, len(image) + below), (int(size[1]), int(size[0])), box=box))
     step = box[3] / int(size[0])
     reach = math.ceil(_REACH * max(1.0, step))
-    top, bottom = max(0, int(rows[0] * step) - reach), min(len(padded), math.ceil(rows[1] * step) + reach)
+    top, bottom = max(0, int(rows[0] * step) - reach), min(len(image) + below, math.ceil(rows[1] * step) + reach)
     # Pillow goes along the rows first, rounds, and then down the columns; of a few rows it might do otherwise.
-    wide = resize(Image.fromarray(padded[top:bottom]), (int(size[1]), bottom - top), box=(0, 0, box[2], bottom - top))
+    wide = resize(padded(top, bottom), (int(size[1]), bottom - top), box=(0, 0, box[2], bottom - top))
     box = (0, rows[0] * step - top, int(size[1]), rows[1] * step - top)
     return np.asarray(resize(wide, (int(size[1]), rows[1] - rows[0]), box=box))
 
@@ -51,7 +59,11 @@ class Enlarged:
         self._whole = photo if same else self._part() if whole or not larger else None
 
     def rows(self, first: int, behind: int) -> np.ndarray:
-        return self._part((first, behind)) if self._whole is None else self._whole[first:behind]
+        if self._whole is None:
+            return self._part((first, behind))
+        part = np.array(self._whole[first:behind])
+        let_go(self._whole)
+        return part
 
 
 def enlarge_fine(image: np.ndarray, height: int, width: int, rows: tuple[int, int] | None = None) -> np.ndarray:

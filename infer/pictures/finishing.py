@@ -8,10 +8,8 @@ from functools import reduce
 import numpy as np
 
 from pure_jax.infer.pictures.colour import COLOUR_FIXES, Measured, joined, mix
-from pure_jax.infer.pictures.disk_array import let_go
+from pure_jax.infer.pictures.large import let_go, strips
 from pure_jax.infer.pictures.tiles import TilePlan, blend
-
-STRIP_PIXELS = 1 << 20
 
 Rows = Callable[[int, int], np.ndarray]
 """(first row, that behind the last one) -> these rows of a picture, uint8 [rows, W, 3] or float32 in 0 ... 1."""
@@ -55,9 +53,3 @@ def finished(
             fine[first:behind] = (strip * 65_535).round()
             let_go(fine)
         let_go(levels)
-
-
-def strips(height: int, width: int) -> list[tuple[int, int]]:
-    """(first row, that behind the last one) of parts of about STRIP_PIXELS pixels, but of 64 to 1024 rows."""
-    rows = min(max(64, STRIP_PIXELS // width), 1024)
-    return [(first, min(first + rows, height)) for first in range(0, height, rows)]

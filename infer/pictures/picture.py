@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from pure_jax.errors import PureError
+from pure_jax.infer.pictures.large import array_for, let_go, strips
 from pure_jax.infer.pictures.metadata import kept_exif, kept_xmp, orientation_of
 from pure_jax.infer.pictures.profiles import cmyk_to_rgb
 
@@ -41,7 +43,7 @@ class Picture:
     exif, xmp: what the source says about itself, without its orientation, or None.
     remarks: what of the source could not be kept, one sentence each.
 
-    Arrays of a large result lie on the disk (`pure_jax.infer.pictures.disk_array`).
+    The arrays of a large one lie on the disk (`pure_jax.infer.pictures.large`).
     """
 
     rgb: np.ndarray
@@ -83,13 +85,9 @@ def from_image(image: Image.Image, name: str = "the picture", *, keep_gps: bool 
         image = cmyk_to_rgb(image, remarks)
     elif icc and fitting_profile(icc, grey) is None:
         remarks.append(UNFITTING_PROFILE)
-    alpha = None
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        alpha = np.array(image.getchannel("A"))
     return Picture(
-        rgb=np.array(image.convert("RGB")),
-        alpha=opaque_is_none(alpha),
+        rgb=_pixels(image, "RGB"),
+        alpha=opaque_is_none(_pixels(image, "A")) if image.has_transparency_data else None,
         grey=grey,
         icc=fitting_profile(image.info.get("icc_profile"), grey),
         fine=fine,
@@ -130,6 +128,21 @@ def samples(picture: Picture, first: int, behind: int, *, deep: bool = False) ->
 def fitting_profile(icc: bytes | None, grey: bool) -> bytes | None:
     """A colour profile, or None where it is of other channels: one of CMYK must not travel on with RGB pixels."""
     return icc if icc and icc[16:20] == (b"GRAY" if grey else b"RGB ") else None  # there it names its colour space
+
+
+def _pixels(image: Image.Image, channels: Literal["RGB", "A"]) -> np.ndarray:
+    """uint8 [H, W, 3] or [H, W]; strip by strip, as Pillow's copies of an image in another mode are as large as it."""
+    width, height = image.size
+    array = array_for((height, width, 3) if channels == "RGB" else (height, width), np.uint8)
+    for first, behind in strips(height, width):
+        strip = image.crop((0, first, width, behind))
+        array[first:behind] = np.asarray(strip.convert("RGBA").getchannel("A") if channels == "A" else _in_rgb(strip))
+        let_go(array)
+    return array
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    return (image.convert("RGBA") if image.has_transparency_data else image).convert("RGB")
 
 
 def opaque_is_none(alpha: np.ndarray | None) -> np.ndarray | None:

@@ -17,8 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from pure_jax.errors import PureError
 from pure_jax.files import not_writable, replacing
 from pure_jax.infer.pictures import deep
-from pure_jax.infer.pictures.disk_array import LARGE, let_go, on_disk
-from pure_jax.infer.pictures.finishing import strips
+from pure_jax.infer.pictures.large import LARGE, let_go, on_disk, strips
 from pure_jax.infer.pictures.picture import Picture, samples, to_image
 from pure_jax.infer.pictures.png import write_png
 from pure_jax.infer.pictures.reading import Frames
@@ -144,7 +143,7 @@ def encode(file: BinaryIO, suffix: str, frames: Frames, quality: int | None = No
     of a TIFF file. What the format cannot hold is for `check_kind` to refuse. A single large picture, and one of 16
     bits, goes into PNG and JPEG strip by strip; the other formats' encoders take pictures whole.
 
-    file: open for writing, at its beginning, and seekable.
+    file: open for writing and reading, empty.
     """
     encoder = _ENCODERS[suffix.lower()]
     pictures = [_with_fitting_profile(encoder, picture) for picture in frames.pictures]
@@ -206,7 +205,7 @@ class _Target:
     """Has no descriptor."""
 
     def __init__(self, file: BinaryIO, array: np.ndarray | None) -> None:
-        self.seek, self.tell, self.flush = file.seek, file.tell, file.flush
+        self.read, self.seek, self.tell, self.flush = file.read, file.seek, file.tell, file.flush
         self._file, self._array = file, array
 
     def write(self, data: bytes) -> int:
@@ -250,7 +249,7 @@ def write_image(path: str | os.PathLike[str], image: Image.Image) -> None:
     check_output(path, has_alpha=image.has_transparency_data, size=image.size)
     encoder = _ENCODERS[Path(path).suffix.lower()]
     profile = fitting_profile_for(encoder.format, image.info.get("icc_profile"))
-    with replacing(Path(path)) as beside, beside.open("xb") as file:
+    with replacing(Path(path)) as beside, beside.open("x+b") as file:
         image.save(_target(file), encoder.format, icc_profile=profile, **encoder.options)
 
 

@@ -17,9 +17,9 @@ from pure_jax.errors import PureError
 from pure_jax.infer.pictures import deep
 from pure_jax.infer.pictures.picture import Picture, turned_upright
 from pure_jax.infer.pictures.reading import Frames, decode
-from pure_jax.infer.pictures.writing import encode
 from pure_jax.infer.restore import Restorer
 from tests import toy
+from tests.pictures import encoded
 
 RNG = np.random.default_rng(0)
 SAMPLES = RNG.integers(0, 65_536, (20, 24, 4)).astype(np.uint16)
@@ -113,7 +113,7 @@ def test_grey_of_16_bits_is_kept_beside_its_8():
     picture = decode(buffer.getvalue(), "the photo").pictures[0]
     assert picture.grey and picture.fine is not None
     np.testing.assert_array_equal(picture.fine[..., 1], SAMPLES[..., 0])
-    np.testing.assert_array_equal(read_png(encode(".png", Frames([picture])))[..., 0], SAMPLES[..., 0])
+    np.testing.assert_array_equal(read_png(encoded(".png", Frames([picture])))[..., 0], SAMPLES[..., 0])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -144,9 +144,9 @@ def test_png_and_tiff_are_written_with_16_bits(grey, alpha):
         *([alpha[..., None].astype(np.uint16) * 257] if alpha is not None else []),
     ]
     expected = np.concatenate(channels, axis=-1)
-    written = encode(".png", Frames([picture]))
+    written = encoded(".png", Frames([picture]))
     np.testing.assert_array_equal(read_png(written), expected)
-    tiff = encode(".tif", Frames([picture]))
+    tiff = encoded(".tif", Frames([picture]))
     if grey and alpha is not None:  # as colour, which every program reads
         expected = np.concatenate([fine, channels[1]], axis=-1)
     np.testing.assert_array_equal(tifffile.imread(io.BytesIO(tiff)).reshape(expected.shape), expected)
@@ -160,7 +160,7 @@ def test_png_and_tiff_are_written_with_16_bits(grey, alpha):
 
 def test_other_formats_get_the_8_bits():
     picture = decode(png_file(SAMPLES[..., :3]), "the photo").pictures[0]
-    with Image.open(io.BytesIO(encode(".webp", Frames([picture])))) as image:
+    with Image.open(io.BytesIO(encoded(".webp", Frames([picture])))) as image:
         assert image.mode == "RGB" and image.size == (24, 20)
 
 
@@ -168,7 +168,7 @@ def test_without_the_libraries_the_8_bits_are_read_with_a_remark(monkeypatch):
     monkeypatch.setattr(deep, "available", lambda: False)
     picture = decode(png_file(SAMPLES[..., :3]), "the photo").pictures[0]
     assert picture.fine is None and "were read as 8; pip install" in picture.remarks[0]
-    assert read_png(encode(".png", Frames([picture]))).dtype == np.uint8
+    assert read_png(encoded(".png", Frames([picture]))).dtype == np.uint8
 
 
 def test_a_soft_gradient_stays_soft_when_restored():
@@ -179,7 +179,7 @@ def test_a_soft_gradient_stays_soft_when_restored():
         model = toy.ToyModel(toy.ToyConfig(colour_fix="wavelet"), toy.params(), None, "", None)
         result = Restorer(model).restore(source, scale=2)
     assert result.picture.fine is not None and result.image.mode == "RGB"
-    written = read_png(encode(".png", Frames([result.picture])))
+    written = read_png(encoded(".png", Frames([result.picture])))
     assert written.dtype == np.uint16 and written.shape == (64, 128, 3)
     wanted = np.asarray(Image.fromarray(np.tile(ramp, (32, 1)).astype(np.float32)).resize((128, 64), 3))
     error = np.abs(written.astype(float) - wanted[..., None])[8:-8, 8:-8]

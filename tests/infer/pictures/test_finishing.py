@@ -7,10 +7,11 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from pure_jax.infer.pictures import finishing
+from pure_jax.infer.pictures import large
 from pure_jax.infer.pictures.colour import COLOUR_FIXES, mix
 from pure_jax.infer.pictures.enlarge import enlarge_fine
-from pure_jax.infer.pictures.finishing import finished, strips
+from pure_jax.infer.pictures.finishing import finished
+from pure_jax.infer.pictures.large import strips
 from pure_jax.infer.pictures.tiles import blend, cut, plan_tiles
 
 RNG = np.random.default_rng(0)
@@ -21,7 +22,7 @@ EXACT = ("none", "wavelet")
 
 @pytest.fixture
 def small_strips(monkeypatch):
-    monkeypatch.setattr(finishing, "STRIP_PIXELS", 1)
+    monkeypatch.setattr(large, "STRIP_PIXELS", 1)
     assert strips(HEIGHT, WIDTH) == [(0, 64), (64, 128), (128, 192), (192, 203)]
 
 

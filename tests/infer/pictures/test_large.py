@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from pure_jax.errors import PureError
-from pure_jax.infer.pictures import finishing, writing
-from pure_jax.infer.pictures.disk_array import let_go, on_disk
+from pure_jax.infer.pictures import large, writing
+from pure_jax.infer.pictures.large import let_go, on_disk
 from pure_jax.infer.pictures.picture import Picture
 from pure_jax.infer.pictures.reading import Frames
 from tests.disk import files_limited_to
@@ -63,7 +63,7 @@ def test_memory_holds_a_strip_of_it(monkeypatch, tmp_path, suffix):
     side = 1500
     one = picture(side, side)
     monkeypatch.setattr(writing, "LARGE", 1000)
-    monkeypatch.setattr(finishing, "STRIP_PIXELS", 1 << 15)
+    monkeypatch.setattr(large, "STRIP_PIXELS", 1 << 15)
     with (tmp_path / f"a{suffix}").open("wb") as file:
         tracemalloc.start()
         try:
@@ -84,5 +84,8 @@ def test_an_array_on_the_disk_keeps_what_is_let_go():
 
 
 def test_a_full_disk_is_told_of():
-    with files_limited_to(1 << 20), pytest.raises(PureError, match="the result cannot be kept in .*make room there"):
+    with (
+        files_limited_to(1 << 20),
+        pytest.raises(PureError, match="a large picture cannot be kept in .*make room there"),
+    ):
         on_disk((2000, 2000, 3), np.uint8)

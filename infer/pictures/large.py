@@ -1,4 +1,4 @@
-"""Pictures that lie on the disk: larger than memory is to hold."""
+"""Large pictures: they lie on the disk, and are worked on strip by strip."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ import numpy as np
 from pure_jax.errors import PureError
 
 LARGE = 1 << 24
-"""Pixels. A result with more lies on the disk, and its file is written strip by strip."""
+"""Pixels. A picture with more lies on the disk, and its file is written strip by strip."""
+STRIP_PIXELS = 1 << 20
 _BLOCK = 1 << 20
+
+
+def strips(height: int, width: int) -> list[tuple[int, int]]:
+    """(first row, that behind the last one) of parts of about STRIP_PIXELS pixels, but of 64 to 1024 rows."""
+    rows = min(max(64, STRIP_PIXELS // width), 1024)
+    return [(first, min(first + rows, height)) for first in range(0, height, rows)]
 
 
 def array_for(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -38,8 +45,8 @@ def on_disk(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
             return np.memmap(file, dtype, mode="r+", shape=shape)  # keeps a handle of its own
     except OSError as error:
         raise PureError(
-            f"the result cannot be kept in {tempfile.gettempdir()} ({error.strerror or error}); make room there, or "
-            "name another folder in TMPDIR"
+            f"a large picture cannot be kept in {tempfile.gettempdir()} ({error.strerror or error}); make room there, "
+            "or name another folder in TMPDIR"
         ) from error
 
 

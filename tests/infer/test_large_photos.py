@@ -1,0 +1,59 @@
+"""Photos of many megapixels from end to end: `pure restore` with a small network of random weights, in a process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pure_jax
+from pure_jax.config import VQGANConfig
+from tests.models import tiny_model
+
+pytestmark = [pytest.mark.long, pytest.mark.slow]
+
+VQGAN = VQGANConfig(
+    channels=32, channel_multipliers=(1, 1, 1, 1), num_res_blocks=1, latent_channels=32, codebook_size=64
+)
+PROGRAM = """
+import resource
+import sys
+
+from pure_jax.__main__ import main
+
+try:
+    main(sys.argv[1:])
+finally:
+    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
+
+
+def restored(photo: Path, output: Path, model: Path) -> int:
+    """Bytes that the process had in memory at its peak."""
+    options = ["--model", model, "--overlap", "0", "--scale", "4", "--batch", "64", "--unchecked", "--quiet"]
+    command = [sys.executable, "-c", PROGRAM, "restore", photo, output, *options]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return 1024 * int(done.stderr.split("peak")[-1])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_memory_does_not_grow_with_the_picture(tmp_path, suffix):
+    pure_jax.save(tiny_model(tile_size=128, num_layers=1, max_text_tokens=1, vqgan=VQGAN), tmp_path / "model")
+    peaks = []
+    for side in (1250, 2500):  # results of 25 and 100 million pixels
+        noise = np.random.default_rng(0).integers(0, 256, (side // 10, side // 10, 3), dtype=np.uint8)
+        photo = tmp_path / f"{side}.png"
+        Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC).save(photo)
+        output = photo.with_name(f"large{suffix}")
+        peaks.append(restored(photo, output, tmp_path / "model"))
+        print(f"{(4 * side) ** 2 / 1e6:.0f} million pixels: {peaks[-1] / 1e6:.0f} MB")
+        with Image.open(output) as image:
+            assert image.size == (4 * side, 4 * side)
+        output.unlink()
+    # The photo itself is one sixteenth, read whole: 3 bytes a pixel, and 4 more while it is decoded.
+    assert peaks[1] - peaks[0] < 1.5 * 75e6
