@@ -29,7 +29,7 @@ from pure_jax.infer.families import RESTORE_TILES
 from pure_jax.infer.pictures.colour import COLOUR_FIXES
 from pure_jax.infer.pictures.enlarge import Enlarged, enlarge_fine, fill_hidden
 from pure_jax.infer.pictures.finishing import Rows, finished
-from pure_jax.infer.pictures.large import array_for, strips
+from pure_jax.infer.pictures.large import array_for, let_go, strips
 from pure_jax.infer.pictures.picture import MAX_PIXELS, Picture, to_image
 from pure_jax.infer.pictures.reading import Photo, as_picture
 from pure_jax.infer.pictures.sizing import MAX_SCALE
@@ -196,10 +196,7 @@ class Restorer:
             finished(kept[1].images, plan, large[1].rows, fix, strength, levels=levels[1])
             opacity = levels[1][..., 1]
         elif picture.alpha is not None:
-            opacity = array_for(shape[:2], np.uint8)
-            enlarged = Enlarged(picture.alpha, height, width, whole=whole)
-            for first, behind in strips(height, width):
-                opacity[first:behind] = enlarged.rows(first, behind)
+            opacity = _enlarged(picture.alpha, height, width, whole)
         texts = kept[0].texts
         degradation, description = vote(texts)
         return Restoration(
@@ -307,6 +304,15 @@ def _shown_to(
     if preview is None:
         return None
     return (lambda top: preview) if whole else Overview(large.rows, height, width, preview).show_from
+
+
+def _enlarged(alpha: np.ndarray, height: int, width: int, whole: bool) -> np.ndarray:
+    """uint8 [height, width]."""
+    result, enlarged = array_for((height, width), np.uint8), Enlarged(alpha, height, width, whole=whole)
+    for first, behind in strips(height, width):
+        result[first:behind] = enlarged.rows(first, behind)
+        let_go(result)
+    return result
 
 
 def _fine_rows(picture: Picture, height: int, width: int) -> Rows:

@@ -21,12 +21,16 @@ if FLAGS[: len(QUICK)] != [*QUICK]:  # workers of pytest-xdist have them from th
 # Level 0 takes half the time of level 1, which is for the tests that are marked `optimised`.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
+from pure_jax.__main__ import keep_compiled_programs  # noqa: E402
+
+keep_compiled_programs()  # as `pure` does: the next run compiles what has changed
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")  # before any test touches a device: ids and tolerances are the CPU's
 
-# Tracing makes and drops objects by the million: at Python's threshold of 700, a tenth of the tests' time is collection.
+# Tracing makes and drops objects by the million: with Python's threshold of 700, a tenth of the time is collection.
 gc.set_threshold(200_000, 10, 10)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -96,7 +96,7 @@ def test_room_that_grows_in_stages_changes_nothing(model, codes, plain, monkeypa
     monkeypatch.setattr(windows, "PASSES_PER_CALL", 1)
     assert contract.stage_end((HEIGHT, WIDTH), 1) == contract.stage_end((HEIGHT, WIDTH), 20) == 20
     assert contract.stage_end((HEIGHT, WIDTH), 21) == contract.stage_end((HEIGHT, WIDTH), 999) == 40
-    assert_same(generate(model, codes, seed=SEED, batch=3, decoding=way), plain)
+    assert_same(generate(model, codes, seed=SEED, decoding=way), plain)
 
 
 def test_a_relaxed_window_takes_no_more_passes(model, codes, plain):
@@ -120,11 +120,11 @@ def test_greedy_decoding_too(model, codes):
 def test_noise_may_be_given_as_numbers_or_as_a_function(model, codes):
     positions = 256
     keyed = partial(_numbers, n=64)
-    numbers = np.stack([[keyed(image, position) for position in range(positions)] for image in range(2)])
-    function = generate(model, codes[:2], noise=_replayed, decoding=Rows())
-    assert_same(generate(model, codes[:2], noise=numbers, decoding=Windows("jacobi", 4)), function)
-    with pytest.raises(PureError, match=r"noise has the shape \(2, 256, 64, 1\)"):
-        generate(model, codes[:2], noise=numbers[..., None])
+    numbers = np.stack([[keyed(image, position) for position in range(positions)] for image in range(PICTURES)])
+    function = generate(model, codes, noise=_replayed, decoding=Rows())
+    assert_same(generate(model, codes, noise=numbers, decoding=Windows("jacobi", 4)), function)
+    with pytest.raises(PureError, match=r"noise has the shape \(5, 256, 64, 1\)"):
+        generate(model, codes, noise=numbers[..., None])
     with pytest.raises(PureError, match="no meaning with coupled decoding"):
         generate(model, codes[:2], noise=numbers, decoding=Windows("coupled"))
 
