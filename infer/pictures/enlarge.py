@@ -54,8 +54,8 @@ class Enlarged:
 
     def __init__(self, photo: np.ndarray, height: int, width: int, magnification: int = 1, *, whole: bool) -> None:
         self._part = partial(enlarge, photo, height, width, magnification)
-        larger = height > magnification * photo.shape[0] and width > magnification * photo.shape[1]
-        same = magnification == 1 and (height, width) == photo.shape[:2]
+        own = magnification * photo.shape[0], magnification * photo.shape[1]
+        larger, same = height > own[0] and width > own[1], (height, width) == own
         self._whole = photo if same else self._part() if whole or not larger else None
 
     def rows(self, first: int, behind: int) -> np.ndarray:

@@ -12,8 +12,9 @@ from PIL import Image, ImageCms
 
 from pure_jax.errors import PureError
 from pure_jax.infer.pictures import large, writing
+from pure_jax.infer.pictures.enlarge import Enlarged, enlarge
 from pure_jax.infer.pictures.large import let_go, on_disk
-from pure_jax.infer.pictures.picture import Picture
+from pure_jax.infer.pictures.picture import Picture, from_image
 from pure_jax.infer.pictures.reading import Frames
 from tests.disk import files_limited_to
 from tests.pictures import encoded
@@ -72,6 +73,31 @@ def test_memory_holds_a_strip_of_it(monkeypatch, tmp_path, suffix):
         finally:
             tracemalloc.stop()
     assert peak < 3 * side * side  # less than the picture
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+def test_a_large_photo_is_read_onto_the_disk(monkeypatch, mode):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 40, 4), dtype=np.uint8)
+    image = Image.fromarray(noise).convert(mode)
+    if mode == "P":
+        image.info["transparency"] = 7
+    whole = from_image(image)
+    monkeypatch.setattr(large, "LARGE", 1000)
+    monkeypatch.setattr(large, "STRIP_PIXELS", 1)
+    strip_by_strip = from_image(image)
+    assert isinstance(strip_by_strip.rgb, np.memmap) and not isinstance(whole.rgb, np.memmap)
+    assert np.array_equal(strip_by_strip.rgb, whole.rgb)
+    assert (strip_by_strip.alpha is None) == (whole.alpha is None) == (mode not in ("LA", "P", "RGBA"))
+    if whole.alpha is not None:
+        assert np.array_equal(strip_by_strip.alpha, whole.alpha)
+
+
+@pytest.mark.parametrize("magnification", [1, 4])
+def test_a_photo_of_the_wanted_size_is_that_photo(magnification):
+    photo = np.random.default_rng(0).integers(0, 256, (33, 21, 3), dtype=np.uint8)
+    size = 33 * magnification, 21 * magnification, magnification
+    assert np.array_equal(enlarge(photo, *size), photo)
+    assert np.array_equal(Enlarged(photo, *size, whole=False).rows(3, 9), photo[3:9])
 
 
 def test_an_array_on_the_disk_keeps_what_is_let_go():
