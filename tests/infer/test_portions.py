@@ -21,6 +21,9 @@ from tests import toy
 from tests.disk import files_limited_to
 from tests.models import tiny_model
 
+BATCH = 4
+"""Of the tests with a network, so that they have their programs in common."""
+
 
 def photo(mode: str = "RGB", size: tuple[int, int] = (44, 60)) -> Image.Image:
     """With a flat corner, whose tiles are not shown to a model."""
@@ -42,9 +45,9 @@ def in_portions(monkeypatch: pytest.MonkeyPatch, many: int = 4, tile: int = 16) 
 
 def test_noise_goes_by_a_tiles_number_in_the_photo(monkeypatch):
     restorer = Restorer(tiny_model(num_layers=1), unchecked=True)
-    whole = restorer.restore(photo(), scale=2, seed=5)
+    whole = restorer.restore(photo(), scale=2, seed=5, batch=BATCH)
     in_portions(monkeypatch, tile=32)
-    parted = restorer.restore(photo(), scale=2, seed=5)
+    parted = restorer.restore(photo(), scale=2, seed=5, batch=BATCH)
     np.testing.assert_array_equal(parted.picture.rgb, whole.picture.rgb)
     np.testing.assert_allclose(
         parted.entropy, whole.entropy, atol=1e-5
@@ -119,7 +122,8 @@ def test_options_that_look_at_all_tiles_get_them_at_once(toys, monkeypatch, opti
 def test_progress_is_that_of_the_whole_photo(monkeypatch):
     in_portions(monkeypatch, tile=32)
     seen: list[tuple[str, int, int]] = []
-    Restorer(tiny_model(num_layers=1), unchecked=True).restore(photo(), scale=2, progress=lambda *at: seen.append(at))
+    restorer = Restorer(tiny_model(num_layers=1), unchecked=True)
+    restorer.restore(photo(), scale=2, batch=BATCH, progress=lambda *at: seen.append(at))
     written = [at for at in seen if at[0] == "restore"]
     assert [stage for stage, *_ in seen] == ["restore"] * len(written) + ["blend"]
     assert len({total for _, _, total in written}) == 1 and written[-1][1] == written[-1][2]
@@ -153,7 +157,7 @@ def test_what_is_shown_of_portions_is_the_photo_made_smaller(monkeypatch):
     monkeypatch.setattr(preview, "OVERVIEW_PIXELS", 90 * 130)  # a third of each side
     restorer = Restorer(tiny_model(num_layers=1), unchecked=True)
     seen: list[np.ndarray] = []
-    options: dict[str, Any] = {"scale": 4, "overlap": 0, "colour_fix": "none", "preview": seen.append}
+    options: dict[str, Any] = {"scale": 4, "overlap": 0, "colour_fix": "none", "batch": BATCH, "preview": seen.append}
     in_portions(monkeypatch, 36, tile=32)  # four rows of tiles
     image = restorer.restore(photo(size=(65, 96)), **options).image
     small = np.asarray(image.reduce(3))

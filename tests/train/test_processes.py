@@ -1,4 +1,4 @@
-"""Two processes of two simulated devices each train as one process of four does, over loopback."""
+"""Two processes of four simulated devices each train as one process of eight does, over loopback."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from pure_jax.train.sharding import read_mesh, state_shardings
 from tests.models import tiny_config
 from tests.train.test_language_model import CODEBOOK, OPTIONS, PROMPT_LENGTH, VOCABULARY, batch
 
-assert jax.device_count() == 4 and jax.process_count() == (2 if where else 1)
+assert jax.device_count() == 8 and jax.process_count() == (2 if where else 1)
 config = tiny_config(tile_size=16, num_layers=1)
 options = dataclasses.replace(OPTIONS, batch=8)
 make = partial(init_state, config, options, VOCABULARY, jnp.asarray(CODEBOOK, jnp.float32))
-mesh = read_mesh("fsdp=2,tensor=2")
+mesh = read_mesh("data=2,fsdp=2,tensor=2")
 shardings = state_shardings(mesh, jax.eval_shape(make))
 born, step_fn = jax.jit(make, out_shardings=shardings), make_step(config, options, VOCABULARY, PROMPT_LENGTH, shardings)
 for steps in (2, 4):  # and on from its checkpoint
@@ -52,8 +52,8 @@ from tests.train.test_vqgan_training import MODEL, OPTIONS, PHOTOS
 
 options = dataclasses.replace(OPTIONS, batch=8, steps=3, autoencoder_steps=1)
 config = dataclasses.replace(tiny_config(), vqgan=MODEL)
-# One device is the other side of the comparison, not four of one process.
-run = Run(Path(out) / "vqgan", save_every=1, mesh=read_mesh("data=4") if where else None)
+# One device is the other side of the comparison, not eight of one process.
+run = Run(Path(out) / "vqgan", save_every=1, mesh=read_mesh("data=8") if where else None)
 assert train_vqgan(PHOTOS, config, options, run)
 """
 
@@ -64,9 +64,9 @@ def test_two_processes_train_as_one_does(tmp_path):
         return started(["-c", PROGRAM, tmp_path / name, *where], devices)
 
     coordinator = free_address()
-    statuses, errors = ended([start("two", 2, coordinator, process) for process in (0, 1)])
+    statuses, errors = ended([start("two", 4, coordinator, process) for process in (0, 1)])
     assert statuses == [0, 0], errors[0][-2000:] + errors[1][-2000:]
-    (status,), errors = ended([start("one", 4)])
+    (status,), errors = ended([start("one", 8)])
     assert status == 0, errors[0][-2000:]
     two, whole = (read_metrics(tmp_path / name) for name in ("two", "one"))
     assert [row["step"] for row in two] == [2, 4]
