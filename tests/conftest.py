@@ -23,6 +23,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 from pure_jax.__main__ import keep_compiled_programs  # noqa: E402
 
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 keep_compiled_programs()  # as `pure` does: the next run compiles what has changed
 
 import jax  # noqa: E402
@@ -31,7 +32,7 @@ import pytest  # noqa: E402
 jax.config.update("jax_platforms", "cpu")  # before any test touches a device: ids and tolerances are the CPU's
 
 # Tracing makes and drops objects by the million: with Python's threshold of 700, a tenth of the time is collection.
-gc.set_threshold(200_000, 10, 10)
+gc.set_threshold(10_000, 10, 10)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -43,7 +43,8 @@ def restored(photo: Path, output: Path, model: Path) -> int:
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_memory_does_not_grow_with_the_picture(tmp_path, suffix):
-    pure_jax.save(tiny_model(tile_size=128, num_layers=1, max_text_tokens=1, vqgan=VQGAN), tmp_path / "model")
+    model = tiny_model(tile_size=128, num_layers=1, max_text_tokens=1, vqgan=VQGAN)
+    pure_jax.save(tmp_path / "model", model.config, model.params, model.tokenizer.to_str(), "Random weights.\n")
     peaks = []
     for side in (1250, 2500):  # results of 25 and 100 million pixels
         noise = np.random.default_rng(0).integers(0, 256, (side // 10, side // 10, 3), dtype=np.uint8)
