@@ -51,8 +51,9 @@ def on_disk(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def let_go(array: np.ndarray) -> None:
-    """Take the pages of an array on the disk out of this process's memory; what they hold is in the file. Does nothing
-    to other arrays, and on systems that know no such advice."""
+    """Take the pages of an array of `on_disk`, or of a part of it, out of this process's memory; what they hold is in
+    the file. Does nothing to other arrays, and on systems that know no such advice."""
     mapped = getattr(array, "_mmap", None)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+    # Of other modes is an array of somebody else's; "c" would lose what was written.
+    if mapped is not None and getattr(array, "mode", "") == "r+" and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)

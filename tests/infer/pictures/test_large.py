@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tracemalloc
 from dataclasses import replace
+from tempfile import TemporaryFile
 
 import numpy as np
 import pytest
@@ -106,6 +107,13 @@ def test_an_array_on_the_disk_keeps_what_is_let_go():
     array[1] = 7
     let_go(array[1:2])  # a view will do
     let_go(np.zeros(3))
+    with TemporaryFile() as file:
+        file.write(bytes(4096))
+        file.flush()
+        of_somebody_else = np.memmap(file, mode="c")
+        of_somebody_else[:] = 3
+        let_go(of_somebody_else)
+        assert (of_somebody_else == 3).all()
     assert (array[1] == 7).all() and not array[0].any()
 
 
