@@ -37,9 +37,12 @@ lint: $(DEV)
 	$(BIN)/mypy
 
 # Most of the tests' time is compilation, one thread each; files stay together, for what their tests compile in common,
-# in the order of tests/conftest.py.
-test: lint
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+# in the order of tests/conftest.py. Types are checked meanwhile, and told of at the end.
+test: $(DEV)
+	$(BIN)/ruff check .
+	@$(BIN)/mypy >$(VENV)/types.txt 2>&1 & types=$$!; \
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder; status=$$?; \
+	wait $$types || { cat $(VENV)/types.txt; exit 1; }; exit $$status
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo.png .pytest_cache .mypy_cache .ruff_cache .hypothesis

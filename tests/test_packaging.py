@@ -49,12 +49,18 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def wheel_of(source: Path, out: Path) -> list[str]:
-    """Names in the wheel that pip builds from a directory."""
+def wheel_of(source: Path, out: Path) -> zipfile.ZipFile:
+    """The wheel that pip builds from a directory."""
     options = ["--no-deps", "--no-build-isolation", "--quiet"]
     run("-m", "pip", "wheel", *options, "--wheel-dir", out, source, cwd=source)
     [wheel] = out.glob("*.whl")
-    return zipfile.ZipFile(wheel).namelist()
+    return zipfile.ZipFile(wheel)
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    pytest.importorskip("setuptools")
+    return wheel_of(checkout, tmp_path_factory.mktemp("wheel"))
 
 
 def expected(checkout: Path) -> list[str]:
@@ -65,15 +71,14 @@ def expected(checkout: Path) -> list[str]:
     return sorted(str(name if name.parts[0] == "pure_jax" else Path("pure_jax", name)) for name in names)
 
 
-def content(names: list[str]) -> list[str]:
-    return sorted(name for name in names if ".dist-info/" not in name)
+def content(wheel: zipfile.ZipFile) -> list[str]:
+    return sorted(name for name in wheel.namelist() if ".dist-info/" not in name)
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_every_file_once_under_one_name(checkout, tmp_path):
-    pytest.importorskip("setuptools")
-    names = wheel_of(checkout, tmp_path)
-    assert content(names) == expected(checkout)
+def test_the_wheel_holds_every_file_once_under_one_name(checkout, wheel):
+    names = wheel.namelist()
+    assert content(wheel) == expected(checkout)
     assert "pure_jax/train/loop.py" in names and "pure_jax/assets/demo/config.json" in names
     assert max(Counter(names).values()) == 1
 
@@ -98,11 +103,8 @@ def test_a_users_own_files_of_the_same_names_do_no_harm(installed, tmp_path, req
         (script / f"{name}.py").write_text("MINE = True\n")
     place = ROOT
     if installed == "wheel":
-        pytest.importorskip("setuptools")
         place = tmp_path / "site"
-        wheel_of(request.getfixturevalue("checkout"), tmp_path)
-        [wheel] = tmp_path.glob("*.whl")
-        zipfile.ZipFile(wheel).extractall(place)
+        request.getfixturevalue("wheel").extractall(place)
     # The script's directory comes first, as it does for `python script.py`; an installation comes behind.
     (script / "use.py").write_text(f"import sys\nsys.path.insert(1, {str(place)!r})\n{USE}")
     assert run("use.py", cwd=script).strip() == str(place / "pure_jax" / "__init__.py")
