@@ -8,7 +8,7 @@ DEV := $(VENV)/dev.stamp
 COMMA := ,
 install = @UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
 	--editable "$(1)" || $(BIN)/python -m pip install --quiet --editable "$(1)"
-# One more than processors, as each waits now and then; each takes up to 3 GB.
+# One more than processors, as each waits now and then; each takes up to 4.5 GB.
 WORKERS := $(shell $(PYTHON) -c "import os; print(min(4, 1 + (os.cpu_count() or 1)))")
 
 .PHONY: setup demo test lint clean
@@ -37,7 +37,7 @@ lint: $(DEV)
 	$(BIN)/mypy
 
 # Most of the tests' time is compilation, one thread each; files stay together, for what their tests compile in common,
-# in the order of tests/conftest.py. Types are checked meanwhile, and told of at the end.
+# in the order of tests/conftest.py. Types are checked meanwhile; what is wrong with them is told at the end.
 test: $(DEV)
 	$(BIN)/ruff check .
 	@$(BIN)/mypy >$(VENV)/types.txt 2>&1 & types=$$!; \
