@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,15 @@ class Row:
     target: str | None
     transform: Transform
     fields: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def source_pattern(self) -> re.Pattern[str]:
+        return _pattern(self.source, self.fields)
+
+    @cached_property
+    def target_pattern(self) -> re.Pattern[str]:
+        """Of a row that has a target."""
+        return _pattern(str(self.target), self.fields)
 
 
 def _kept(tensor: LazyTensor, shape: Shape) -> LazyTensor:
@@ -149,7 +159,7 @@ def _pattern(template: str, fields: Mapping[str, str]) -> re.Pattern[str]:
 
 def matches(name: str, rows: Iterable[Row]) -> list[tuple[Row, dict[str, str]]]:
     """The rows whose source is `name`, each with what its fields stand for."""
-    found = [(row, _pattern(row.source, row.fields).fullmatch(name)) for row in rows]
+    found = [(row, row.source_pattern.fullmatch(name)) for row in rows]
     return [(row, match.groupdict()) for row, match in found if match]
 
 
@@ -202,7 +212,7 @@ def from_torch(
 def _origin(path: str, rows: Sequence[Row]) -> tuple[Row, dict[str, str]]:
     """The row that fills a parameter, with what its fields stand for."""
     for row in rows:
-        if row.target is not None and (match := _pattern(row.target, row.fields).fullmatch(path)):
+        if row.target is not None and (match := row.target_pattern.fullmatch(path)):
             return row, match.groupdict()
     raise ValueError(f"no row of the table fills {path}")
 

@@ -67,21 +67,32 @@ def keep_top_k(logits: Array, k: Array, k_max: int) -> Array:
     """
     size = min(k_max, logits.shape[-1])
     place = jnp.clip(k, 1, size)
-    by_top_k = partial(_kth_by_top_k, size=size)
-    on_cpu = by_top_k if size * _ONE_IN <= logits.shape[-1] else _kth_by_bisection
-    threshold = lax.platform_dependent(logits, place, cpu=on_cpu, default=by_top_k)
+    on_cpu = partial(_by_indices, size=size) if size * _ONE_IN <= logits.shape[-1] else _by_bisection
     # Where k exceeds n nothing may be removed: the smallest of all n is the threshold, and size == n then.
-    return jnp.where(logits < threshold[..., None], -jnp.inf, logits)
+    kept = lax.platform_dependent(logits, place, cpu=on_cpu, default=partial(_by_threshold, size=size))
+    return jnp.where(kept, logits, -jnp.inf)
 
 
-def _kth_by_top_k(logits: Array, k: Array, size: int) -> Array:
-    """The k-th largest of the last axis, k at most `size`."""
-    largest = lax.top_k(logits, size)[0]
-    return jnp.take_along_axis(largest, k[..., None] - 1, axis=-1)[..., 0]
+# What is compared with the k-th largest must be the numbers that it was found among. A compiler may compute logits anew
+# for every part of a program that reads them, and guidance may be rounded otherwise there (XLA fuses the product with
+# the sum or not): then the k-th would lie below itself. Each of the three has its own way to hold them.
 
 
-def _kth_by_bisection(logits: Array, k: Array) -> Array:
-    """The same value, bit by bit: the largest threshold that k entries reach.
+def _by_threshold(logits: Array, k: Array, size: int) -> Array:
+    """bool, of the logits' shape: not below the k-th largest of the last axis, k from 1 to `size`."""
+    logits = lax.optimization_barrier(logits)
+    return logits >= jnp.take_along_axis(lax.top_k(logits, size)[0], k[..., None] - 1, axis=-1)
+
+
+def _by_indices(logits: Array, k: Array, size: int) -> Array:
+    """The same on a CPU, where XLA drops the barrier: what is ranked is told by its place."""
+    largest, indices = lax.top_k(logits, size)
+    threshold = jnp.take_along_axis(largest, k[..., None] - 1, axis=-1)
+    return jnp.put_along_axis(logits >= threshold, indices, largest >= threshold, axis=-1, inplace=False)
+
+
+def _by_bisection(logits: Array, k: Array) -> Array:
+    """The same, the threshold being found bit by bit: the largest that k entries reach.
 
     The bits of a float, read as an integer, are in the order of the floats where these are positive; flipping all bits
     of the negative ones, and the sign of the others, puts them all in order.
@@ -89,14 +100,14 @@ def _kth_by_bisection(logits: Array, k: Array) -> Array:
     bits = lax.bitcast_convert_type(logits + 0.0, jnp.uint32)  # -0.0 becomes 0.0, which it is equal to
     ordered = jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
-    def narrower(i: Array, found: Array) -> Array:
-        tried = found | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))
+    def narrower(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        found, ordered = carry
+        tried = found | (jnp.uint32(1 << 31) >> jnp.asarray(i, jnp.uint32))
         enough = (ordered >= tried[..., None]).sum(axis=-1) >= k
-        return jnp.where(enough, tried, found)
+        return jnp.where(enough, tried, found), ordered
 
-    found = lax.fori_loop(0, 32, narrower, jnp.zeros(k.shape, jnp.uint32))
-    restored = jnp.where(found >> 31 == 1, found ^ jnp.uint32(1 << 31), ~found)
-    return lax.bitcast_convert_type(restored, jnp.float32)
+    found, ordered = lax.fori_loop(0, 32, narrower, (jnp.zeros(k.shape, jnp.uint32), ordered))
+    return ordered >= found[..., None]
 
 
 def position_keys(seed: Array | int, images: Array, positions: Array) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -568,6 +568,7 @@ def unstack_layers(params: dict[str, Any]) -> dict[str, Any]:
     return rest | {f"layers_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"]) for i in range(count)}
 
 
+@cache
 def count_parameters(config: TransformerConfig) -> int:
     """Number of parameters, from shapes alone."""
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)

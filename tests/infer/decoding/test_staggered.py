@@ -20,9 +20,6 @@ from pure_jax.sampling import guide, gumbel_noise, position_keys, sample_code
 from pure_jax.sequence import answer_text_ids, prompt_ids
 from tests.models import tiny_model
 
-# At level 0 of jaxlib 0.10.2 some of these loops write other codes than the plain one.
-pytestmark = pytest.mark.optimised
-
 PICTURES, HEIGHT, WIDTH, SEED = 3, 8, 4, 4
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +23,6 @@ from pure_jax.nsarm.transformer import Transformer, init_cache, row_bytes
 from pure_jax.transformer import stack_layers
 from tests.nsarm_bridge import params_of
 
-# The aim of 1e-5 for passes against the masked forward is the double of what level 1 rounds, not of level 0.
-pytestmark = pytest.mark.optimised
-
 CONFIG = tiny()
 UNROLLED = dataclasses.replace(CONFIG.transformer, scan_layers=False)
 SCALES, ENDS = CONFIG.scales, CONFIG.ends
@@ -35,7 +31,7 @@ TOKENS = RNG.normal(size=(2, ENDS[-1] - 1, 20)).astype(np.float32)
 FEATURES = RNG.normal(size=(2, 6, 24)).astype(np.float32)
 LENGTHS = (6, 3)
 LOGITS = 1e-5
-"""Measured 4.9e-6 at logits up to 5: a head whose scores have the factor 100 makes much of the last digit."""
+"""Measured 5.1e-6 at logits up to 5: a head whose scores have the factor 100 makes much of the last digit."""
 CAPTIONS = Captions(jnp.asarray(FEATURES), jnp.arange(6) < jnp.asarray(LENGTHS)[:, None], jnp.asarray([False, True]))
 
 
@@ -56,12 +52,16 @@ def test_presets_have_the_published_numbers_of_parameters(name, count):
     assert sum(map(math.prod, transformer_shapes(transformer_preset(name)).values())) == count
 
 
-@pytest.fixture(scope="module")
-def theirs() -> torch_networks.Infinity:
+def random_network() -> torch_networks.Infinity:
     model = torch_networks.randomised(torch_networks.Infinity(CONFIG))
     del model.map_transformer
     model.all_blocks()[0].sa.scale_mul_1H11.data[0, 0] = 6.0  # beyond the bound
     return model
+
+
+@pytest.fixture(scope="module")
+def theirs() -> torch_networks.Infinity:
+    return random_network()
 
 
 @pytest.fixture(scope="module")
@@ -97,29 +97,6 @@ def test_scanned_layers_are_the_same(params, wanted, remat):
 def test_however_scales_share_their_products_attention_is_the_same(params, wanted, together, monkeypatch):
     monkeypatch.setattr(attention, "TOGETHER", together)
     np.testing.assert_allclose(full(UNROLLED, params), wanted, rtol=0, atol=LOGITS)
-
-
-@pytest.mark.parametrize("scan", [False, True])
-def test_a_prefill_and_one_pass_for_each_scale_equal_the_masked_forward(params, scan):
-    config = dataclasses.replace(UNROLLED, scan_layers=scan)
-    own = stack_layers(params) if scan else params
-    whole = full(config, own)
-    network = Transformer(config)
-    # Once for both captions, and more rows of them than there are.
-    about = condition(config, own, CAPTIONS, jnp.float32).rows(jnp.asarray([0, 1]))
-
-    @partial(jax.jit, static_argnums=(2, 3))
-    def run(cache, tokens, first, last):
-        return network.apply({"params": own}, tokens, about, SCALES, first, last, cache, with_head=first > 0)
-
-    cache = init_cache(config, 2, ENDS[-1])
-    given = CONFIG.given_scales
-    logits, cache = run(cache, TOKENS[:, : ENDS[given - 1] - 1], 0, given)
-    assert logits is None
-    for i in range(given, len(SCALES)):
-        span = slice(ENDS[i - 1], ENDS[i])
-        logits, cache = run(cache, TOKENS[:, span.start - 1 : span.stop - 1], i, i + 1)
-        np.testing.assert_allclose(logits, whole[:, span], rtol=0, atol=1e-5)  # measured 3.0e-6
 
 
 def test_rows_of_conditioning_may_repeat(params):
