@@ -96,15 +96,22 @@ def random_model(config: NsarmConfig, dtype: Any, seed: int = 0) -> NsarmModel:
             "smaller configuration or precision"
         )
 
+    key = jax.random.key(seed)
+
     def made(i: int, path: tuple[str, ...], shape: tuple[int, ...]) -> Array:
         if path[-1] in ("scale", "weight", "factor"):
             return jnp.ones(shape, dtype_of(path))
         if "bias" in path[-1]:
             return jnp.zeros(shape, dtype_of(path))
-        return 0.02 * jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), shape, dtype_of(path))
+        return _normal(jax.random.fold_in(key, i), shape, dtype_of(path))
 
     params = traverse_util.unflatten_dict({p: made(i, p, shape) for i, (p, shape) in enumerate(shapes.items())})
     return NsarmModel(config, params, None, None, jnp.dtype(dtype))
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _normal(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    return 0.02 * jax.random.normal(key, shape, dtype)
 
 
 def pass_cost(config: NsarmConfig, dtype: Any, rows: int, tokens: int, filled: int) -> tuple[float, float]:

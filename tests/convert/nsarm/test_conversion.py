@@ -138,7 +138,7 @@ def test_a_transformer_without_map_network_is_given_a_fresh_one_to_train(publish
     assert "train it, with `pure train map`" in capsys.readouterr().out
     fresh, whole = pure_jax.load(tmp_path / "flax").params, pure_jax.load(published).params
     for name, own in fresh.items():
-        same = jax.tree.map(lambda a, b: bool((a == b).all()), own, whole[name])
+        same = jax.tree.map(np.array_equal, own, whole[name])
         assert all(jax.tree.leaves(same)) == (name != "map_network"), name
     with pytest.raises(SystemExit, match="2"):
         main(["convert", str(published), str(tmp_path / "other"), "--map-network", "fresh"])

@@ -122,11 +122,12 @@ def test_a_relaxed_rule_keeps_what_a_pass_has_drawn_if_it_is_likely_enough():
     drafts = jnp.asarray([[1, 1, 1, 0]])
     belief = jnp.asarray([[True, False, True, False]])
     first = jnp.zeros(1, jnp.int32)
-    verdict = rule.judge(
-        # The plain loop draws 0 everywhere.
-        logits, drafts, belief, lambda images, positions, n: jnp.eye(n)[jnp.zeros_like(images)], sampling, first,
-        jnp.arange(4)[None], first,
-    )  # fmt: skip
+
+    def zeros(images, positions, n):  # the plain loop draws 0 everywhere
+        return jnp.eye(n)[jnp.zeros_like(images)]
+
+    judge = jax.jit(lambda *args: rule.judge(*args[:3], zeros, sampling, *args[3:]))
+    verdict = judge(logits, drafts, belief, first, jnp.arange(4)[None], first)
     # Of four equal codes one is as good as another; a guess is not kept for that; an unlikely one is not; 0 is exact.
     assert verdict.kept.tolist() == [[True, False, False, True]]
     assert verdict.codes.tolist() == [[1, 0, 0, 0]]

@@ -93,6 +93,6 @@ def test_a_given_residual_receives_the_gradient_of_the_inputs_and_the_features_n
     def score_all(features, given):
         return sum(jnp.sum(x**2) for x in decompose(features, SIDES, given).inputs)
 
-    to_features, to_given = jax.grad(score, argnums=(0, 1))(features[:, :6, :6], given)
+    to_features, to_given = jax.jit(jax.grad(score, argnums=(0, 1)))(features[:, :6, :6], given)
     assert not to_features.any() and all(g.any() for g in to_given)
-    assert all(g.any() for g in jax.grad(score_all, argnums=1)(features, given))
+    assert all(g.any() for g in jax.jit(jax.grad(score_all, argnums=1))(features, given))

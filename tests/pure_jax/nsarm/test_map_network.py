@@ -75,10 +75,11 @@ def test_latents_that_are_the_ground_truths_leave_its_residuals():
 
 
 def test_dropout_is_for_training_only(params):
-    network = MapNetwork(TINY, 5, SIDES)
-    features = jnp.ones((1, 9, 9, 5))
-    one, two = (
-        network.apply({"params": params}, features, deterministic=False, rngs={"dropout": jax.random.key(i)})[1]
-        for i in range(2)
-    )
+    network, features = MapNetwork(TINY, 5, SIDES), jnp.ones((1, 9, 9, 5))
+
+    @jax.jit
+    def run(key):
+        return network.apply({"params": params}, features, deterministic=False, rngs={"dropout": key})[1]
+
+    one, two = (run(jax.random.key(i)) for i in range(2))
     assert (one != two).any()

@@ -113,9 +113,9 @@ def test_rows_of_conditioning_may_repeat(params):
 def test_what_fills_up_a_caption_does_not_matter(params):
     other = CAPTIONS.replace(features=CAPTIONS.features.at[1, 3:].set(100.0), hidden=None)
     longer = Captions(jnp.pad(other.features, ((0, 0), (0, 4), (0, 0))), jnp.pad(other.valid, ((0, 0), (0, 4))))
-    one, two = (
-        Conditioner(UNROLLED, jnp.float32).apply({"params": params["conditioner"]}, c).shared for c in (other, longer)
-    )
+    network, own = Conditioner(UNROLLED, jnp.float32), params["conditioner"]
+    run = jax.jit(lambda captions: network.apply({"params": own}, captions).shared)
+    one, two = map(run, (other, longer))
     np.testing.assert_allclose(one, two, rtol=0, atol=1e-6)
 
 
@@ -132,7 +132,7 @@ def test_other_aspect_ratios_have_their_own_grid(params):
     scales = ((1, 1), (2, 1), (4, 2))
     tokens = jnp.asarray(TOKENS[:, :10])
     network = Transformer(UNROLLED)
-    logits, _ = network.apply({"params": params}, tokens, CAPTIONS, scales, grid=(8, 4))
+    logits = jax.jit(lambda p: network.apply({"params": p}, tokens, CAPTIONS, scales, grid=(8, 4))[0])(params)
     assert logits.shape == (2, 11, 20, 2) and bool(jnp.isfinite(logits).all())
 
 
@@ -152,14 +152,14 @@ def test_tokens_behind_a_cache_see_their_own_scale_and_all_before():
 
 
 def test_branches_are_left_out_in_training_only(params):
-    config = dataclasses.replace(UNROLLED, drop_path=0.9)
-    network = Transformer(config)
-    one, two = (
-        network.apply(
-            {"params": params}, TOKENS, CAPTIONS, SCALES, deterministic=False, rngs={"dropout": jax.random.key(i)}
-        )[0]
-        for i in range(2)
-    )
+    network = Transformer(dataclasses.replace(UNROLLED, drop_path=0.9))
+
+    @jax.jit
+    def run(key):
+        training = {"deterministic": False, "rngs": {"dropout": key}}
+        return network.apply({"params": params}, TOKENS, CAPTIONS, SCALES, **training)[0]
+
+    one, two = (run(jax.random.key(i)) for i in range(2))
     assert (one != two).any()
 
 
