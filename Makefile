@@ -37,11 +37,12 @@ lint: $(DEV)
 	$(BIN)/mypy
 
 # Most of the tests' time is compilation, one thread each; files stay together, for what their tests compile in common,
-# in the order of tests/conftest.py. Types are checked meanwhile; what is wrong with them is told at the end.
+# in the order of tests/conftest.py. Bytecode is kept for the many processes that tests start. Types are checked
+# meanwhile; what is wrong with them is told at the end.
 test: $(DEV)
 	$(BIN)/ruff check .
 	@$(BIN)/mypy >$(VENV)/types.txt 2>&1 & types=$$!; \
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder; status=$$?; \
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder; status=$$?; \
 	wait $$types || { cat $(VENV)/types.txt; exit 1; }; exit $$status
 
 clean:

@@ -22,18 +22,28 @@ from pure_jax.train.nsarm.targets import map_loss, random_flips, taught, token_w
 from pure_jax.vqgan import from_pixels
 from tests.nsarm_models import FEW_SCALES, tiny_config, tiny_pair
 
-PAIR = tiny_pair(next_input="linear")
-CONFIG, KEY = PAIR.model.config, jax.random.key(0)
+CONFIG, KEY = tiny_config(next_input="linear"), jax.random.key(0)
 RNG = np.random.default_rng(1)
 PIXELS = [RNG.integers(256, size=(2, side, side, 3), dtype=np.uint8) for side in (8, 32)]
 LQ, HQ = (from_pixels(jnp.asarray(pixels)) for pixels in PIXELS)
 OPTIMISER = OptimiserConfig(1e-3, 1e-3, warmup_steps=0, b2=0.97, weight_decay=0.1, clip_norm=1e9)
-PROMPT = jnp.asarray(PAIR.model.params["prompt"]["features"])
-PAIRS, RESTING = Pairs(*map(jnp.asarray, PIXELS)), {name: PAIR.model.params[name] for name in ("vae", "prompt")}
+PAIRS = Pairs(*map(jnp.asarray, PIXELS))
 # Of steps, which take long to compile.
-FEW_MODEL = tiny_pair(**FEW_SCALES).model
-FEW = FEW_MODEL.config
+FEW = tiny_config(**FEW_SCALES)
 SMALL = Pairs(*(jnp.asarray(pixels[:, :side, :side]) for pixels, side in zip(PIXELS, (4, 16), strict=True)))
+
+
+def pair():
+    return tiny_pair(next_input="linear")
+
+
+def resting():
+    return {name: pair().model.params[name] for name in ("vae", "prompt")}
+
+
+def few(*names):
+    params = tiny_pair(**FEW_SCALES).model.params
+    return {name: params[name] for name in names}
 
 
 def begin(params, options):
@@ -50,14 +60,14 @@ def patches(x: torch.Tensor) -> torch.Tensor:
 
 
 def features(images: jax.Array) -> torch.Tensor:
-    return PAIR.vae.encoder(torch.tensor(np.asarray(images)).permute(0, 3, 1, 2))
+    return pair().vae.encoder(torch.tensor(np.asarray(images)).permute(0, 3, 1, 2))
 
 
 @torch.no_grad()
 def stage_two(first: int, reweight: bool) -> float:
     """Algorithm 2 and the re-weighted bit loss, as the paper and Infinity's code have them."""
     sides = [CONFIG.patch * side for side in CONFIG.sides]
-    given = PAIR.infinity.map_transformer(features(LQ))
+    given = pair().infinity.map_transformer(features(LQ))
     f, total, inputs, labels = features(HQ), 0.0, [], []
     for i, side in enumerate(sides):
         if i:
@@ -66,8 +76,8 @@ def stage_two(first: int, reweight: bool) -> float:
         bits = r > 0
         total = total + up(torch.where(bits, 1.0, -1.0) / r.shape[1] ** 0.5, sides[-1])
         labels.append(patches(bits.float()).long())
-    prompt = [torch.tensor(np.asarray(PROMPT))] * len(f)
-    logits = PAIR.infinity(torch.cat(inputs, 1), prompt, [False] * len(f))
+    prompt = [torch.tensor(np.asarray(resting()["prompt"]["features"]))] * len(f)
+    logits = pair().infinity(torch.cat(inputs, 1), prompt, [False] * len(f))
     each = F.cross_entropy(logits.flatten(0, 2), torch.cat(labels, 1).flatten(), reduction="none")
     each = each.view(*logits.shape[:3]).mean(-1)
     weights = [
@@ -81,8 +91,8 @@ def stage_two(first: int, reweight: bool) -> float:
 @pytest.mark.parametrize(("first", "reweight"), [(None, True), (0, False)])
 def test_the_second_stages_loss_is_that_of_pytorch(first, reweight):
     options = ScalesTrainConfig(batch=2, hidden_share=0.0, first_scored=first, reweight=reweight)
-    params = {name: PAIR.model.params[name] for name in ("transformer", "map_network")}
-    loss, metrics = jax.jit(scales_objective(CONFIG, options))(params, RESTING, PAIRS, KEY)
+    params = {name: pair().model.params[name] for name in ("transformer", "map_network")}
+    loss, metrics = jax.jit(scales_objective(CONFIG, options))(params, resting(), PAIRS, KEY)
     wanted = stage_two(CONFIG.given_scales if first is None else first, reweight)
     assert float(loss) == pytest.approx(wanted, abs=1e-6)  # measured 1.2e-7
     assert 0 < metrics["bits_right"] < 1
@@ -91,10 +101,10 @@ def test_the_second_stages_loss_is_that_of_pytorch(first, reweight):
 @pytest.mark.parametrize("kind", ["squares", "bits"])
 def test_the_first_stages_loss_is_that_of_pytorch(kind):
     options = MapTrainConfig(batch=2, loss=kind)
-    params = {"map_network": PAIR.model.params["map_network"]}
-    loss, _ = jax.jit(map_objective(CONFIG, options))(params, RESTING, PAIRS, KEY)
+    params = {"map_network": pair().model.params["map_network"]}
+    loss, _ = jax.jit(map_objective(CONFIG, options))(params, resting(), PAIRS, KEY)
     with torch.no_grad():
-        found, f, total, parts = PAIR.infinity.map_transformer(features(LQ)), features(HQ), 0.0, []
+        found, f, total, parts = pair().infinity.map_transformer(features(LQ)), features(HQ), 0.0, []
         for own in found:
             side = own.shape[-1]
             target = F.interpolate(f - total, size=(side, side), mode="area")
@@ -109,13 +119,13 @@ def test_the_first_stages_loss_is_that_of_pytorch(kind):
 
 def test_latents_are_measured_against_what_the_maps_own_scales_leave():
     config = dataclasses.replace(CONFIG, map_network=dataclasses.replace(CONFIG.map_network, predicts="latents"))
-    params = {"map_network": PAIR.model.params["map_network"]}
-    loss, _ = jax.jit(map_objective(config, MapTrainConfig(batch=2, loss="squares")))(params, RESTING, PAIRS, KEY)
+    params = {"map_network": pair().model.params["map_network"]}
+    loss, _ = jax.jit(map_objective(config, MapTrainConfig(batch=2, loss="squares")))(params, resting(), PAIRS, KEY)
     with torch.no_grad():
         # What is taken off cancels out: the distance is that of the latents, whatever the network's own bits are.
         pairs = [
             (own, F.adaptive_avg_pool2d(features(HQ), own.shape[-1]))
-            for own in PAIR.infinity.map_transformer(features(LQ))
+            for own in pair().infinity.map_transformer(features(LQ))
         ]
         wanted = sum(F.mse_loss(own, target) for own, target in pairs) / len(pairs)
     assert float(loss) == pytest.approx(float(wanted), abs=1e-6)
@@ -158,9 +168,9 @@ def test_weights_count_a_scale_by_its_side():
 
 def test_a_step_moves_both_networks_and_the_published_parameters_do_not_decay():
     options = ScalesTrainConfig(batch=2, steps=10, ema_decay=0.5, optimiser=OPTIMISER)
-    params = {name: FEW_MODEL.params[name] for name in ("transformer", "map_network")}
+    params = few("transformer", "map_network")
     step_fn = make_step(options, scales_objective(FEW, options))
-    state, metrics = step_fn(begin(params, options), SMALL, RESTING)
+    state, metrics = step_fn(begin(params, options), SMALL, resting())
     assert int(state.step) == 1 and np.isfinite(float(metrics["loss"]))
     for name in params:
         same = jax.tree.map(np.array_equal, params[name], state.params[name])
@@ -172,12 +182,12 @@ def test_a_step_moves_both_networks_and_the_published_parameters_do_not_decay():
 
 def test_gradients_in_parts_are_those_of_the_whole_batch():
     four = jax.tree.map(lambda x: jnp.concatenate([x, x[:, ::-1]]), SMALL)
-    params = {"map_network": FEW_MODEL.params["map_network"]}
+    params = few("map_network")
     ends = []
     for parts in (1, 2):
         options = MapTrainConfig(batch=4, steps=10, accumulate=parts, optimiser=OPTIMISER)
         objective = map_objective(FEW, options)
-        ends.append(make_step(options, objective)(begin(params, options), four, RESTING))
+        ends.append(make_step(options, objective)(begin(params, options), four, resting()))
     (whole, metrics), (state, own) = ends
     assert float(own["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-6)
     for a, b in zip(*(jax.tree.leaves(optax.tree.get(end.opt_state, "mu")) for end in (whole, state)), strict=True):
@@ -186,9 +196,9 @@ def test_gradients_in_parts_are_those_of_the_whole_batch():
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
     options = MapTrainConfig(batch=2, steps=10, optimiser=OPTIMISER)
-    params = jax.tree.map(lambda x: np.full_like(x, np.nan), {"map_network": FEW_MODEL.params["map_network"]})
+    params = jax.tree.map(lambda x: np.full_like(x, np.nan), few("map_network"))
     begun = begin(params, options)
-    state, metrics = make_step(options, map_objective(FEW, options))(begun, SMALL, RESTING)
+    state, metrics = make_step(options, map_objective(FEW, options))(begun, SMALL, resting())
     assert int(state.step) == 1 and metrics["skipped"] == 1 and metrics["loss"] == 0
     for a, b in zip(jax.tree.leaves(state.opt_state), jax.tree.leaves(begun.opt_state), strict=True):
         np.testing.assert_array_equal(a, b)
