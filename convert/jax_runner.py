@@ -64,7 +64,7 @@ def _parameters(tensors: Tensors, module: str, dtype: str) -> Any:
     """One module's parameters, read now; the whole network's for an empty name."""
     prefix = f"{module}." if module else ""
     own = {path[len(prefix) :]: tensor for path, tensor in tensors.items() if path.startswith(prefix)}
-    read = {path: jnp.asarray(np.asarray(tensor)) for path, tensor in cast_network(own, dtype).items()}
+    read = {path: jax.device_put(np.asarray(tensor)) for path, tensor in cast_network(own, dtype).items()}
     return traverse_util.unflatten_dict(read, sep=".")
 
 

@@ -126,7 +126,7 @@ def next_code_distribution(
     logits = next_logits(tokens)
     if sampling.guidance_scale != 1.0:
         logits = guide(logits, next_logits(image), sampling.guidance_scale)
-    return code_distribution(logits, sampling)
+    return jax.jit(code_distribution, static_argnums=1)(logits, sampling)
 
 
 @partial(jax.jit, static_argnames="net")

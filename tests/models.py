@@ -54,7 +54,7 @@ def tiny_model(seed: int = 0, **overrides: Any) -> Model:
             normal *= 0.5 if "lm_head" in path else 0.15  # codes' distributions neither flat nor certain
         elif len(shape) > 1:
             normal /= np.sqrt(np.prod(shape[:-1]))
-        return jnp.asarray(normal, jnp.float32)
+        return jax.device_put(normal.astype(np.float32))
 
     shapes = {
         (name, *path.split(".")): shape
@@ -70,15 +70,15 @@ def teach(params: Mapping[str, Any], follows: Mapping[int, int | tuple[int, ...]
 
     Each key gets a channel of the residual stream that only its embedding writes and that the head reads.
     """
-    flat = traverse_util.flatten_dict(params)
+    flat = {path: np.array(leaf) for path, leaf in traverse_util.flatten_dict(params).items()}
     channels = np.arange(len(follows))
     for path, leaf in flat.items():
         if path[-2] in ("o_proj", "down_proj"):
-            flat[path] = leaf.at[..., channels].set(0.0)
-    embedding = flat["embed", "embedding"].at[:, channels].set(0.0)
-    head = flat["lm_head", "kernel"].at[channels].set(0.0)
+            leaf[..., channels] = 0.0
+    embedding, head = flat["embed", "embedding"], flat["lm_head", "kernel"]
+    embedding[:, channels], head[channels] = 0.0, 0.0
     for channel, (token, after) in enumerate(follows.items()):
-        embedding = embedding.at[token, channel].set(100.0)
+        embedding[token, channel] = 100.0
         for next_token in after if isinstance(after, tuple) else (after,):
-            head = head.at[channel, next_token].set(100.0)
-    return traverse_util.unflatten_dict(flat | {("embed", "embedding"): embedding, ("lm_head", "kernel"): head})
+            head[channel, next_token] = 100.0
+    return jax.device_put(traverse_util.unflatten_dict(flat))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import traverse_util
 from torch import nn
@@ -28,4 +28,4 @@ def params_of(module: nn.Module, rows: Sequence[Row], shapes: Mapping[str, tuple
 
 def nested(tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
     """Parameters by path, as nested dicts in memory."""
-    return traverse_util.unflatten_dict({p: jnp.asarray(np.asarray(t)) for p, t in tensors.items()}, sep=".")
+    return traverse_util.unflatten_dict({p: jax.device_put(np.asarray(t)) for p, t in tensors.items()}, sep=".")

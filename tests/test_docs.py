@@ -217,9 +217,8 @@ def test_make_demo_works_again_and_again(folder):
     assert Image.open("demo.png").size == (4 * PHOTO[0], 4 * PHOTO[1])
 
 
-@pytest.mark.slow
-def test_the_notebook_runs():
-    """Its cells one after the other, as a kernel would; with the embedded demo, on a part of its sample."""
+def test_the_notebook_runs(folder):
+    """Its cells one after the other, as a kernel would, on a part of the demo's sample."""
     notebook = json.loads((ROOT / "docs" / "notebooks" / "restore.ipynb").read_text(encoding="utf-8"))
     names: dict[str, Any] = {}
     for cell in notebook["cells"]:

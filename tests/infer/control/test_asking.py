@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import pure_jax
 from pure_jax.errors import PureError
 from pure_jax.infer import pure
 from pure_jax.infer.control.asking import ask_on_terminal
@@ -80,14 +81,17 @@ def test_the_model_is_read_once_for_the_question_and_for_what_it_leaves_open(mon
 def test_the_command_asks_and_restores_as_it_is_told(tmp_path, typed, capsys):
     from pure_jax.__main__ import main
 
+    model = tiny_model(num_layers=1, max_text_tokens=32)
+    pure_jax.save(tmp_path / "model", model.config, model.params, model.tokenizer.to_str(), "A random model for tests.")
+    common = ["--scale", "1", "--model", str(tmp_path / "model")]
     photo = tmp_path / "a.png"
     Image.fromarray(np.random.default_rng(0).integers(256, size=(16, 16, 3), dtype=np.uint8)).save(photo)
     typed("large\nsmall\nA cat.\n")
-    main(["restore", str(photo), str(tmp_path / "asked.png"), "--scale", "1", "--ask", "--json"])
+    main(["restore", str(photo), str(tmp_path / "asked.png"), *common, "--ask", "--json"])
     said = json.loads(capsys.readouterr().out)
     assert said["degradation"] == {"blur": "large", "noise": "small"} and said["description"] == "A cat."
     told = ["--blur", "large", "--noise", "small", "--description", "A cat."]
-    main(["restore", str(photo), str(tmp_path / "told.png"), "--scale", "1", *told])
+    main(["restore", str(photo), str(tmp_path / "told.png"), *common, *told])
     assert (tmp_path / "asked.png").read_bytes() == (tmp_path / "told.png").read_bytes()
 
 
