@@ -6,8 +6,10 @@ BASE := $(VENV)/base.stamp
 DEV := $(VENV)/dev.stamp
 # uv takes a quarter of pip's time, and is told of the places that pip is told of; where it fails, pip installs.
 COMMA := ,
-install = @UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
+install = @UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python \
 	--editable "$(1)" || $(BIN)/python -m pip install --quiet --editable "$(1)"
+# uv compiles no bytecode: what is used is compiled when it is first imported, and kept for the next process.
+export PYTHONDONTWRITEBYTECODE :=
 # One more than processors, as each waits now and then; each takes up to 4.5 GB.
 WORKERS := $(shell $(PYTHON) -c "import os; print(min(4, 1 + (os.cpu_count() or 1)))")
 
@@ -37,12 +39,11 @@ lint: $(DEV)
 	$(BIN)/mypy
 
 # Most of the tests' time is compilation, one thread each; files stay together, for what their tests compile in common,
-# in the order of tests/conftest.py. Bytecode is kept for the many processes that tests start. Types are checked
-# meanwhile; what is wrong with them is told at the end.
+# in the order of tests/conftest.py. Types are checked meanwhile; what is wrong with them is told at the end.
 test: $(DEV)
 	$(BIN)/ruff check .
 	@$(BIN)/mypy >$(VENV)/types.txt 2>&1 & types=$$!; \
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder; status=$$?; \
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder; status=$$?; \
 	wait $$types || { cat $(VENV)/types.txt; exit 1; }; exit $$status
 
 clean:

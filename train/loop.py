@@ -113,7 +113,9 @@ def resumed(directory: Path, state: State) -> State:
     """
     with checkpoint_manager(directory) as manager:
         if not manager.all_steps():
-            return state
+            # Committed to its devices, as a restored state is: for jax the same program, which it need not compile
+            # again when the run goes on.
+            return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
         state, damaged = _newest_whole(manager, jax.tree.map(ocp.utils.to_shape_dtype_struct, state))
         if jax.process_index() == 0:
             for step in damaged:

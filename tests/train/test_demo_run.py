@@ -100,7 +100,9 @@ def test_the_photos_for_tuning_are_trained_on_by_no_stage(photos, run):
 def further(photos, run, tmp_path_factory):
     """A run that goes on from the finished model, on other crops."""
     out = tmp_path_factory.mktemp("runs") / "further"
-    DemoRun(photos, out, replace(RECIPE, start=str(run / "model"), seed=1)).run("pure train demo --start model")
+    DemoRun(photos, out, replace(RECIPE, start=str(run / "model"), seed=1, top_k=(8.0,))).run(
+        "pure train demo --start model"
+    )
     return out
 
 

@@ -19,7 +19,7 @@ from jax import Array
 
 from pure_jax.errors import PureError
 from pure_jax.progress import Reporter
-from pure_jax.train.loop import batches, checkpoint_manager, newest_step, newest_tree, train
+from pure_jax.train.loop import batches, checkpoint_manager, newest_step, newest_tree, resumed, train
 from tests.disk import files_limited_to
 
 
@@ -73,6 +73,16 @@ def test_kill_and_resume_equals_never_killed(tmp_path, killed, saving):
     assert int(cut.step) == 10
     assert_equal(cut, whole)
     assert_equal(newest_tree(tmp_path / "cut"), {"step": whole.step, "x": whole.x})
+
+
+def test_a_run_that_goes_on_is_the_same_program(tmp_path):
+    """For jax, which would compile another one for arrays that are not committed to their device."""
+    fresh = resumed(tmp_path, START)
+    train(START, walk, numbers, steps=1, directory=tmp_path)
+    restored = resumed(tmp_path, START)
+    batch = numbers(0)
+    assert walk.lower(fresh, batch).as_text() == walk.lower(restored, batch).as_text()
+    assert walk.lower(START, batch).as_text() != walk.lower(restored, batch).as_text()  # else nothing would be shown
 
 
 def test_a_resumed_run_asks_for_the_batches_after_its_checkpoint_only(tmp_path):
