@@ -232,9 +232,9 @@ def text_of(answer: TorchAnswer) -> list[int]:
         pytest.param("square", SHARP, (0,), marks=pytest.mark.slow),
         ("wide", SHARP, (0, 1)),
         pytest.param("tall", RELEASED, (2,), marks=pytest.mark.slow),
-        ("square", GREEDY, (0,)),
+        pytest.param("square", GREEDY, (0,), marks=pytest.mark.long),
         ("wide", GREEDY, (0,)),
-        ("tall", GREEDY, (0,)),
+        pytest.param("tall", GREEDY, (0,), marks=pytest.mark.long),
     ],
     ids=lambda value: NAMES[value] if isinstance(value, Settings) else None,
 )

@@ -227,7 +227,7 @@ told = captions_of(photos, model.tokenizer, model.config)
 options = ScalesTrainConfig(batch=8, steps=2, optimiser=OptimiserConfig(1e-3, 1e-3, warmup_steps=0, eps=1e-2))
 found = []
 for text in (None, "data=2,fsdp=2,tensor=2"):
-    run = Run(Path(sys.argv[1]) / str(text), save_every=1, mesh=None if text is None else read_mesh(text))
+    run = Run(Path(sys.argv[1]) / str(text), save_every=2, mesh=None if text is None else read_mesh(text))
     begun = model.params["map_network"], model.params["transformer"]
     assert train_scales(photos, model.config, options, model.params, run, *begun, told)
     losses = [json.loads(line)["loss"] for line in (run.out / "metrics.jsonl").read_text().splitlines()]
