@@ -10,8 +10,8 @@ install = @UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --pyth
 	--editable "$(1)" || $(BIN)/python -m pip install --quiet --editable "$(1)"
 # uv compiles no bytecode: what is used is compiled when it is first imported, and kept for the next process.
 export PYTHONDONTWRITEBYTECODE :=
-# One for each processor: one more waits less, but imports and compiles as much again. Each takes up to 4.5 GB.
-WORKERS := $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
+# One more than processors, as each waits now and then; each takes up to 4.5 GB.
+WORKERS := $(shell $(PYTHON) -c "import os; print(min(4, 1 + (os.cpu_count() or 1)))")
 
 .PHONY: setup demo test lint clean
 

@@ -239,7 +239,7 @@ worst = max(
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_eight_devices_train_as_one_does(tmp_path):
     (status,), errors = ended([started(["-c", PROGRAM, tmp_path], 8)])
     assert status == 0, errors[0][-3000:]
