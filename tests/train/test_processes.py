@@ -80,7 +80,7 @@ def both(program: str, folder: Path) -> tuple[list[dict[str, float]], list[dict[
     return two, whole
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_train_a_language_model_as_one_does(tmp_path):
     two, whole = both(LANGUAGE_MODEL, tmp_path)
     assert [row["step"] for row in two] == [2, 4]
