@@ -115,7 +115,7 @@ def resumed(directory: Path, state: State) -> State:
         if not manager.all_steps():
             # Committed to its devices, as a restored state is: for jax the same program, which it need not compile
             # again when the run goes on.
-            return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
+            return jax.tree.map(lambda leaf: jax.device_put(leaf, getattr(leaf, "sharding", None)), state)
         state, damaged = _newest_whole(manager, jax.tree.map(ocp.utils.to_shape_dtype_struct, state))
         if jax.process_index() == 0:
             for step in damaged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,9 @@ from pure_jax.sampling import (
     CODE,
     END,
     NEW_LINE,
+    _by_bisection,
+    _by_indices,
+    _by_threshold,
     body_kind,
     code_distribution,
     draw,
@@ -146,13 +150,15 @@ def test_each_row_keeps_its_own_k_largest() -> None:
     np.testing.assert_array_equal(kept(logits, ks, 50), expected)
 
 
-# On CPU the first are found by bisection, the others among the best 100.
+# The three ways of which a device takes one, on the CPU; by itself that bisects the first codes, not the others.
 @pytest.mark.parametrize("codes", [512, 8192])
 def test_coarse_logits_keep_the_set_of_a_full_sort(codes: int) -> None:
     logits = np.asarray(jnp.asarray(lively_logits((20, codes)), jnp.bfloat16).astype(jnp.float32))
-    mask = kept(logits, [30] * 20, 100)
-    np.testing.assert_array_equal(mask, [row >= np.sort(row)[-30] for row in logits])
-    assert (mask.sum(axis=1) > 30).any()  # else the rows held no tie and the test showed nothing
+    expected = np.array([row >= np.sort(row)[-30] for row in logits])
+    assert (expected.sum(axis=1) > 30).any()  # else the rows held no tie and the test showed nothing
+    np.testing.assert_array_equal(kept(logits, [30] * 20, 100), expected)
+    for way in (_by_bisection, partial(_by_indices, size=100), partial(_by_threshold, size=100)):
+        np.testing.assert_array_equal(way(jnp.asarray(logits), jnp.full(20, 30)), expected)
 
 
 # ---- drawing -------------------------------------------------------------------------------------------------------

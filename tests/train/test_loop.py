@@ -78,6 +78,7 @@ def test_kill_and_resume_equals_never_killed(tmp_path, killed, saving):
 def test_a_run_that_goes_on_is_the_same_program(tmp_path):
     """For jax, which would compile another one for arrays that are not committed to their device."""
     fresh = resumed(tmp_path, START)
+    assert_equal(resumed(tmp_path, jax.tree.map(np.asarray, START)), START)  # a state of numpy's arrays is one, too
     train(START, walk, numbers, steps=1, directory=tmp_path)
     restored = resumed(tmp_path, START)
     batch = numbers(0)
